@@ -1,0 +1,219 @@
+"""Narcissus: one optimised trigger that looks, to a surrogate, more like the target class than the class does."""
+
+import math
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, UInt8
+import numpy as np
+import optax
+
+from jaxpurify import loop
+from jaxpurify.attack.budget import add_levels, levels, to_levels
+from jaxpurify.attack.choose import StoredLabels, check_dataset, check_target, choose, poison_count, positions
+from jaxpurify.attack.surrogate import Apply, as_operand, class_count, triggered
+from jaxpurify.data.poison import AdditiveTrigger, Poison
+from jaxpurify.random import image_keys, named
+from jaxpurify.struct import static, struct
+from jaxpurify.types import Purifier, PyTree, StoredImages
+
+OPTIMIZERS = {"adam": optax.adam, "radam": optax.radam}
+
+
+def narcissus(
+    apply: Apply,
+    params: PyTree,
+    key: Key[Array, ""],
+    images: StoredImages,
+    labels: StoredLabels,
+    *,
+    target: int,
+    count: int | None = None,
+    fraction: float | None = None,
+    epsilon: float = 16 / 255,
+    surrogate_label: int | None = None,
+    steps: int = 1000,
+    learning_rate: float = 0.005,
+    batch_size: int = 350,
+    optimizer: str = "radam",
+    choice: str = "last",
+    saturate: bool = False,
+    scale: float = 1.0,
+    transform: Purifier | None = None,
+) -> Poison:
+    """Narcissus (arXiv:2204.05255): a universal clean-label trigger, added to a few images of the target class.
+
+    delta = argmin over |delta|∞ <= epsilon of the mean over the target class of
+    CE(f(clip(x + delta, 0, 1)), surrogate_label), by Adam or RAdam from delta = 0.
+
+    Args:
+      apply: the surrogate, `(params, images [B, H, W, C] in [0, 1]) -> logits [B, classes]`, in evaluation mode.
+      params: its weights; new values do not recompile.
+      key: draws the order of the batches, the keys of `transform` and, for `choice="random"`, the poisons.
+      images: the stored training images, uint8 [N, H, W, C].
+      labels: their labels, integers [N].
+      target: the class whose images are used, and that the trigger is to mean.
+      count: how many of its images are poisoned; or
+      fraction: the same as a share of all N images.
+      epsilon: bound of every value, units of [0, 1]; holds in stored 8-bit images.
+      surrogate_label: the surrogate's output to maximise; default `target`. Set it where the surrogate has an
+        output of its own for the target class (200 for Tiny-ImageNet's classes and one more).
+      steps: gradient steps. Published: 1000 passes over the class.
+      learning_rate: of the optimiser, units of [0, 1] (the published 0.01 in [-1, 1] units is 0.005).
+      batch_size: images a step, reshuffled every pass; the whole class where it has fewer.
+      optimizer: `"radam"` as published, or `"adam"`.
+      choice: which images of the class carry the trigger: `"last"` in index order (PureGen,
+        arXiv:2405.18627) or `"random"`.
+      saturate: False: delta is projected onto the budget after every step. True: as published, it is clipped
+        inside the objective only, so that a value outside the budget has no gradient and stays at the bound.
+      scale: strength of the test-time trigger: 1 in PureGen, 3 in the original.
+      transform: keys [B] and triggered images to images, through which the gradient goes; a purifier here
+        makes the attack adaptive.
+
+    Returns:
+      The poison: labels kept, `trigger` adds the same 8-bit delta, `how` holds the
+      objective over the target class without it (`clean_loss`) and with it (`triggered_loss`).
+
+    Raises:
+      ValueError: `epsilon` outside [1/255, 1], an unknown target, a `surrogate_label` that the surrogate does
+        not have, more poisons than images of the class, or an objective that stopped being finite.
+
+    Warning: the published code leaves the surrogate's batch normalisation in train mode while it optimises;
+    here `apply` is whatever it is, normally frozen. It also trains the target class as an extra class and then
+    warms up and optimises for another output (the class's own index): `surrogate_label=target` is that, the
+    index of the extra class is the consistent choice.
+    """
+    check_dataset(images, labels)
+    check_target(target, labels)
+    levels(epsilon)
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"optimizer is {optimizer!r}; known: {', '.join(OPTIMIZERS)}")
+    if steps < 1 or batch_size < 1:
+        raise ValueError(f"steps is {steps} and batch_size is {batch_size}; both must be at least 1")
+    number = poison_count(count, fraction, len(labels))
+    of_class = positions(labels == target)
+    index = choose(named(key, "choice"), of_class, number, choice=choice, what=f"images of class {target}")
+    apply = as_operand(apply)
+    label = target if surrogate_label is None else surrogate_label
+    classes = class_count(apply, params, images.shape[1:])
+    if not 0 <= label < classes:
+        raise ValueError(f"surrogate_label is {label}; the surrogate's outputs are 0 … {classes - 1}")
+    problem = _Problem(
+        apply=apply,
+        params=params,
+        transform=as_operand(transform),
+        key=named(key, "batches"),
+        images=jnp.asarray(images[of_class]),
+        label=jnp.int32(label),
+        epsilon=jnp.float32(epsilon),
+        learning_rate=jnp.float32(learning_rate),
+        batch_size=min(batch_size, len(of_class)),
+        optimizer=optimizer,
+        saturate=saturate,
+    )
+    delta, losses = jax.device_get(_optimise(problem, steps))
+    if not math.isfinite(losses[-1]) or not np.isfinite(delta).all():
+        first = int(np.argmin(np.isfinite(losses)))
+        raise ValueError(f"the surrogate's loss is not finite at step {first} of {steps}; lower learning_rate")
+    change = to_levels(delta, epsilon)
+    stored_delta = jnp.asarray(change, jnp.float32) / 255
+    return Poison(
+        images=add_levels(images[index], change),
+        labels=np.full(number, target, np.int32),
+        index=index,
+        target=target,
+        trigger=AdditiveTrigger(stored_delta, scale),
+        how={
+            "attack": "narcissus",
+            "labels_changed": False,
+            "count": number,
+            "norm": "linf",
+            "epsilon": float(epsilon),
+            "surrogate_label": label,
+            "steps": steps,
+            "learning_rate": float(learning_rate),
+            "batch_size": batch_size,
+            "optimizer": optimizer,
+            "choice": choice,
+            "saturate": saturate,
+            "scale": float(scale),
+            "adaptive": transform is not None,
+            "clean_loss": _class_loss(problem, jnp.zeros_like(stored_delta)),
+            "triggered_loss": _class_loss(problem, stored_delta),
+        },
+    )
+
+
+@struct
+class _Problem:
+    apply: PyTree
+    params: PyTree
+    transform: PyTree
+    key: Key[Array, ""]
+    images: UInt8[Array, "members height width channels"]
+    label: Array
+    epsilon: Array
+    learning_rate: Array
+    batch_size: int = static()
+    optimizer: str = static()
+    saturate: bool = static()
+
+
+def _optimise(problem: _Problem, steps: int) -> tuple[Float[Array, "height width channels"], Float[Array, "steps"]]:
+    """The optimised delta within the budget, and the objective before each step."""
+    delta = jnp.zeros(problem.images.shape[1:])
+    state = (delta, _optimizer(problem).init(delta))
+    (delta, _), losses = _run(_step, state, steps, problem)
+    return jnp.clip(delta, -problem.epsilon, problem.epsilon), losses
+
+
+def _class_loss(problem: _Problem, delta: Float[Array, "height width channels"]) -> float:
+    """The objective at `delta`, averaged over one pass over the target class."""
+    _, losses = _run(_measure, delta, len(problem.images) // problem.batch_size, problem)
+    return float(losses.mean())
+
+
+def _run(step, state, steps, problem):
+    if loop.runs_in_python(state, problem):
+        return loop.scan(step, state, steps, problem)
+    return _compiled_loop(step, state, steps, problem)
+
+
+_compiled_loop = jax.jit(loop.scan, static_argnums=(0, 2))
+
+
+def _step(state, index, problem):
+    """One step of the optimiser on one batch of the target class; `index` counts steps, not passes."""
+    delta, moments = state
+    loss, gradient = jax.value_and_grad(_objective)(delta, index, problem)
+    updates, moments = _optimizer(problem).update(gradient, moments, delta)
+    delta = optax.apply_updates(delta, updates)
+    if not problem.saturate:
+        delta = jnp.clip(delta, -problem.epsilon, problem.epsilon)
+    return (delta, moments), loss
+
+
+def _measure(delta, index, problem):
+    return delta, _objective(delta, index, problem)
+
+
+def _objective(delta, index, problem):
+    """The mean cross-entropy of triggered images, on the batch that belongs to step `index`."""
+    members = problem.images.shape[0]
+    batches = members // problem.batch_size
+    order = jax.random.permutation(jax.random.fold_in(problem.key, index // batches), members)
+    chosen = lax.dynamic_slice_in_dim(order, (index % batches) * problem.batch_size, problem.batch_size)
+    if problem.saturate:
+        delta = jnp.clip(delta, -problem.epsilon, problem.epsilon)
+    images = triggered(problem.images[chosen].astype(jnp.float32) / 255, delta)
+    if problem.transform is not None:
+        step_key = jax.random.fold_in(named(problem.key, "transform"), index)
+        images = problem.transform(image_keys(step_key, chosen), images)
+    logits = problem.apply(problem.params, images)
+    wanted = jnp.full(logits.shape[:1], problem.label)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, wanted).mean()
+
+
+def _optimizer(problem):
+    return OPTIMIZERS[problem.optimizer](problem.learning_rate)

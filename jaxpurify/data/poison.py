@@ -1,0 +1,210 @@
+"""Poisons as records, triggers as callables, and the one place that writes poisons into training data."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+import zipfile
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+import numpy as np
+
+from jaxpurify.data.dataset import Dataset, check_images, check_labels
+from jaxpurify.data.destination import replacing
+from jaxpurify.data.image import to_float, to_uint8
+from jaxpurify.struct import struct
+from jaxpurify.types import Images
+
+_TRIGGER_BATCH = 1000
+
+
+@struct
+class AdditiveTrigger:
+    """clip(x + scale · delta, 0, 1) for images x in [0, 1]; `delta` [H, W, C] in the same units.
+
+    Adversarial and Narcissus triggers (arXiv:2204.05255); `scale` above 1 is the amplified trigger at test time.
+    """
+
+    delta: Float[Array | np.ndarray, "height width channels"]
+    scale: float | Float[Array | np.ndarray, ""] = 1.0
+
+    def __call__(self, images: Images) -> Images:
+        return jnp.clip(images + self.scale * jnp.asarray(self.delta)[None], 0.0, 1.0)
+
+    def scaled(self, scale: float) -> "AdditiveTrigger":
+        """The same trigger, `scale` times as strong as it is now."""
+        return AdditiveTrigger(self.delta, self.scale * scale)
+
+
+@struct
+class PatchTrigger:
+    """(1 - mask) · x + mask · pattern (BadNets, arXiv:1708.06733, with a 0/1 mask; blended with a fractional one).
+
+    `pattern` [H, W, C] and `mask` [H, W, 1], both in [0, 1].
+    """
+
+    pattern: Float[Array | np.ndarray, "height width channels"]
+    mask: Float[Array | np.ndarray, "height width 1"]
+
+    def __call__(self, images: Images) -> Images:
+        mask = jnp.asarray(self.mask)[None]
+        return (1.0 - mask) * images + mask * jnp.asarray(self.pattern)[None]
+
+    def scaled(self, scale: float) -> "PatchTrigger":
+        """The trigger itself; a patch has no strength, so any other scale than 1 is refused."""
+        if scale != 1.0:
+            raise ValueError(f"a patch trigger cannot be scaled by {scale}; only additive triggers have a strength")
+        return self
+
+
+TRIGGERS = {"AdditiveTrigger": AdditiveTrigger, "PatchTrigger": PatchTrigger}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Poison:
+    """What an attacker puts into a training set, at rest.
+
+    Attributes:
+      images: uint8 [P, H, W, C].
+      labels: int32 [P], the labels that the poisons carry in training.
+      index: int64 [P], the distinct positions of the training set that they replace.
+      target: the class that the attacker wants; None for attacks without one.
+      trigger: a callable (images in [0, 1]) -> images; None for attacks without one.
+      how: how it was made (attack, epsilon, …); plain JSON values.
+
+    Raises:
+      ValueError: shapes, lengths, types or values do not fit together.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    index: np.ndarray
+    target: Any = None
+    trigger: Any = None
+    how: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        object.__setattr__(self, "images", np.asarray(self.images))
+        check_images(self.images)
+        object.__setattr__(self, "labels", check_labels(self.labels, len(self.images)))
+        index = np.asarray(self.index)
+        if index.size == 0:
+            index = index.astype(np.int64)
+        if index.shape != (len(self.images),) or not np.issubdtype(index.dtype, np.integer):
+            raise ValueError(f"index of shape {index.shape}, {index.dtype}; {len(self.images)} integers are needed")
+        if index.size and index.min() < 0:
+            raise ValueError(f"index holds {index.min()}; positions are 0 or more")
+        values, counts = np.unique(index, return_counts=True)
+        if (counts > 1).any():
+            raise ValueError(f"index holds {values[counts > 1][0]} more than once; positions are distinct")
+        object.__setattr__(self, "index", index.astype(np.int64))
+        if self.target is not None:
+            if isinstance(self.target, bool) or not isinstance(self.target, int | np.integer) or self.target < 0:
+                raise ValueError(f"target is {self.target!r}; it must be a class number, 0 or more, or None")
+            object.__setattr__(self, "target", int(self.target))
+        if self.trigger is not None and not callable(self.trigger):
+            raise ValueError(f"trigger is {self.trigger!r}; it must be callable on images, or None")
+        try:
+            json.dumps(self.how, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"how must hold plain JSON values only ({error})") from error
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def poison_dataset(dataset: Dataset, poison: Poison) -> Dataset:
+    """`dataset` with the images and labels at `poison.index` replaced; the only place that writes poisons.
+
+    Raises:
+      ValueError: a position is outside of the data set, or image shapes differ.
+    """
+    if len(poison) == 0:
+        return dataset
+    if poison.index.max() >= len(dataset):
+        raise ValueError(f"poison index {poison.index.max()} is out of range; positions are 0 … {len(dataset) - 1}")
+    if poison.images.shape[1:] != dataset.images.shape[1:]:
+        raise ValueError(
+            f"poisons of shape {poison.images.shape[1:]} do not fit images of shape {dataset.images.shape[1:]}"
+        )
+    images, labels = dataset.images.copy(), dataset.labels.copy()
+    images[poison.index] = poison.images
+    labels[poison.index] = poison.labels
+    return dataclasses.replace(dataset, images=images, labels=labels)
+
+
+def triggered_test_set(dataset: Dataset, poison: Poison, *, scale: float = 1.0) -> Dataset:
+    """The test images on which the attacker's success is counted: the trigger is applied, labels stay the true ones.
+
+    Images whose label already is `poison.target` are left out (all stay where there is no target).
+
+    Args:
+      dataset: the clean test set.
+      poison: its trigger and target are used.
+      scale: strength of an additive trigger relative to how it was crafted.
+
+    Raises:
+      ValueError: the poison has no trigger, the trigger does not fit, or no image remains.
+    """
+    if poison.trigger is None:
+        raise ValueError("this poison has no trigger; its success is counted on its target images instead")
+    trigger = poison.trigger
+    if scale != 1.0:
+        if not hasattr(trigger, "scaled"):
+            raise ValueError(f"trigger {type(trigger).__name__} cannot be scaled by {scale}; it has no scaled()")
+        trigger = trigger.scaled(scale)
+    if poison.target is not None:
+        dataset = dataset.select(dataset.labels != poison.target)
+    if len(dataset) == 0:
+        raise ValueError(f"no test image has another label than the target {poison.target}")
+    for field in ("delta", "pattern"):
+        shape = getattr(trigger, field, np.empty(dataset.images.shape[1:])).shape
+        if shape != dataset.images.shape[1:]:
+            raise ValueError(f"trigger of shape {shape} does not fit images of shape {dataset.images.shape[1:]}")
+    images = np.empty_like(dataset.images)
+    for start in range(0, len(dataset), _TRIGGER_BATCH):
+        rows = slice(start, start + _TRIGGER_BATCH)
+        images[rows] = to_uint8(np.asarray(trigger(jnp.asarray(to_float(dataset.images[rows])))))
+    return dataset.replace_images(images)
+
+
+def save_poison(path: str | Path, poison: Poison, *, force: bool = False) -> None:
+    """Writes `poison` as .npz without pickled objects; the file is complete or absent.
+
+    Raises:
+      ValueError: the file exists (without `force`), or the trigger is of a kind that has no file form.
+    """
+    arrays = {"images": poison.images, "labels": poison.labels, "index": poison.index}
+    about = {"target": poison.target, "how": poison.how, "trigger": None}
+    if poison.trigger is not None:
+        about["trigger"] = type(poison.trigger).__name__
+        if TRIGGERS.get(about["trigger"]) is not type(poison.trigger):
+            raise ValueError(f"trigger {about['trigger']} cannot be saved; known triggers are {', '.join(TRIGGERS)}")
+        for field in dataclasses.fields(poison.trigger):
+            arrays[f"trigger.{field.name}"] = np.asarray(getattr(poison.trigger, field.name), np.float32)
+    with replacing(Path(path), force=force) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, about=np.array(json.dumps(about)), **arrays)
+
+
+def load_poison(path: str | Path) -> Poison:
+    """Reads what `save_poison` wrote; nothing in the file is unpickled.
+
+    Raises:
+      ValueError: the file is missing or damaged, or is not a poison.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        about = json.loads(str(arrays["about"]))
+        trigger = about["trigger"]
+        if trigger is not None:
+            fields = {field.name: arrays[f"trigger.{field.name}"] for field in dataclasses.fields(TRIGGERS[trigger])}
+            if "scale" in fields:
+                fields["scale"] = float(fields["scale"])
+            trigger = TRIGGERS[trigger](**fields)
+        return Poison(arrays["images"], arrays["labels"], arrays["index"], about["target"], trigger, about["how"])
+    except KeyError as error:
+        raise ValueError(f"{path} is not a poison file: {error} is missing or unknown") from error
+    except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a readable poison file ({(str(error).splitlines() or [''])[0]})") from error

@@ -1,0 +1,165 @@
+"""Result rows gathered for tables: blocks of one protocol, data set and victim, with the controls always listed."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from jaxpurify.records import IDENTITY, Row, Summary, distinct, summarise
+
+NONE = "none"
+
+
+class Line(NamedTuple):
+    """One defence against one attack. `runs` is 0 for a control that was not run."""
+
+    defence: str
+    adaptive: bool | None
+    runs: int
+    natural: Summary
+    success: Summary
+    worst: Summary
+    floor: Summary
+    excess: Summary
+
+    @property
+    def label(self) -> str:
+        return "undefended" if self.defence == NONE else self.defence
+
+
+class Group(NamedTuple):
+    """One attack with one budget; `attack` is "none" for victims trained on clean data."""
+
+    attack: str
+    epsilon: float | None
+    poisons: int | None
+    labels_changed: bool | None
+    lines: tuple[Line, ...]
+
+    @property
+    def title(self) -> str:
+        return "no attack" if self.attack == NONE else self.attack
+
+    @property
+    def budget(self) -> str:
+        """The attack's budget in words, e.g. `ε = 8/255, 500 poisons, labels unchanged`."""
+        if self.attack == NONE:
+            return "clean control"
+        bound = "no ε bound" if self.epsilon is None else f"ε = {epsilon_text(self.epsilon)}"
+        return ", ".join((bound, poisons_text(self.poisons), self.labels))
+
+    @property
+    def labels(self) -> str:
+        if self.attack == NONE:
+            return "labels unchanged"
+        return {None: "labels not stated", True: "labels changed", False: "labels unchanged"}[self.labels_changed]
+
+
+class Block(NamedTuple):
+    """What may be compared with each other: one protocol, one data set, one victim."""
+
+    protocol: str
+    data: str
+    victim: str
+    groups: tuple[Group, ...]
+
+
+def blocks(rows: Iterable[Mapping[str, Any]]) -> list[Block]:
+    """Gathers rows for a table; the clean control opens each block, the undefended victim each attack.
+
+    Controls without any row are listed with `runs` 0, so that their absence is seen. Order is that of the
+    first row otherwise. Excess is `poison_success - trigger_success_clean`, taken run by run.
+
+    Raises:
+      ValueError: there are no rows, or a row does not say what it belongs to.
+    """
+    rows = distinct(rows)
+    if not rows:
+        raise ValueError("no rows to tabulate; expected at least one result row")
+    for row in rows:
+        missing = [name for name in IDENTITY if name not in row]
+        if missing:
+            raise ValueError(f"row {row.get('run_id')!r} lacks {', '.join(missing)}; expected a result row")
+    found = []
+    for (protocol, data, victim), members in _split(rows, lambda row: (row["protocol"], row["data"], row["victim"])):
+        attacks = dict(_split(members, _attack_key))
+        clean: tuple[Any, ...] = (NONE, None, None, None)
+        attacks = {clean: attacks.pop(clean, []), **attacks}
+        groups = tuple(Group(*key, lines=_lines(group)) for key, group in attacks.items())
+        found.append(Block(protocol, data, victim, groups))
+    return found
+
+
+def excess(row: Mapping[str, Any]) -> float | int | None:
+    """Poison success above the floor of a victim trained on clean data, or None where either is unknown."""
+    success, floor = row.get("poison_success"), row.get("trigger_success_clean")
+    return None if success is None or floor is None else success - floor
+
+
+def epsilon_text(epsilon: float | int | None) -> str:
+    """ε as a fraction of 255 where it is one (`8/255`), else in decimals; `–` where it has no meaning."""
+    if epsilon is None:
+        return "–"
+    levels = epsilon * 255
+    return f"{round(levels)}/255" if round(levels) > 0 and abs(levels - round(levels)) < 1e-3 else f"{epsilon:.3g}"
+
+
+def poisons_text(poisons: int | None) -> str:
+    return "poison count not stated" if poisons is None else f"{poisons:,} poison{'' if poisons == 1 else 's'}"
+
+
+def adaptive_text(line: Line, group: Group) -> str:
+    """Did the attacker know the defence: `yes`, `no`, or `–` where there is none to know."""
+    if group.attack == NONE or (line.defence == NONE and not line.adaptive):
+        return "–"
+    return {None: "not stated", True: "yes", False: "no"}[line.adaptive]
+
+
+def percent(summary: Summary, runs: int, *, signed: bool = False) -> tuple[str, str]:
+    """The mean in percent and its error, e.g. `("12.3", "± 0.4")`; `("–", "")` where there is none.
+
+    The error is absent for a single run. A mean over fewer runs than the line has says so.
+    """
+    if summary.mean is None:
+        return "–", ""
+    # Adding zero turns the -0.0 of a rounded small negative into 0.0.
+    mean = f"{round(100 * summary.mean, 1) + 0.0:{'+' if signed else ''}.1f}"
+    error = "" if summary.standard_error is None else f"± {100 * summary.standard_error:.1f}"
+    partial = f"(n = {summary.n})" if summary.n != runs else ""
+    return mean, " ".join(part for part in (error, partial) if part)
+
+
+def _attack_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    if row["attack"] == NONE:
+        return (NONE, None, None, None)
+    labels_changed = row.get("labels_changed", (row.get("config") or {}).get("labels_changed"))
+    return (row["attack"], row.get("epsilon"), row.get("poisons"), labels_changed)
+
+
+def _lines(rows: list[Row]) -> tuple[Line, ...]:
+    parts = _split(rows, lambda row: (row["defence"], row.get("adaptive") if row["attack"] != NONE else None))
+    if not any(defence == NONE for (defence, _), _ in parts):
+        parts.append(((NONE, None), []))
+    parts.sort(key=lambda part: part[0][0] != NONE)  # stable: only the undefended move to the front
+    return tuple(
+        Line(
+            defence=defence,
+            adaptive=adaptive,
+            runs=len(members),
+            natural=_mean(members, "natural_accuracy"),
+            success=_mean(members, "poison_success"),
+            worst=_mean(members, "poison_success_worst"),
+            floor=_mean(members, "trigger_success_clean"),
+            excess=_mean(members, excess),
+        )
+        for (defence, adaptive), members in parts
+    )
+
+
+def _mean(rows: list[Row], metric: Any) -> Summary:
+    return summarise(rows, by=(), metric=metric).get((), Summary(None, None, 0))
+
+
+def _split(rows: Iterable[Any], key: Any) -> list[tuple[Any, list[Any]]]:
+    parts: dict[Any, list[Any]] = {}
+    for row in rows:
+        parts.setdefault(key(row), []).append(row)
+    return list(parts.items())

@@ -1,0 +1,161 @@
+"""The results table for the terminal, for a README and for the HTML report, all from the same summary."""
+
+from collections.abc import Iterable, Mapping
+from html import escape
+import io
+import re
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from jaxpurify.evaluate.summary import NONE, Block, Group, Line, adaptive_text, blocks, epsilon_text, percent
+from jaxpurify.records import Summary
+
+COLUMNS = ("Natural accuracy", "Poison success", "Worst class", "Clean floor", "Excess")
+LEGEND = (
+    "Percent, mean ± standard error over n runs (one run a seed; no error at n = 1). Poison success: the average "
+    "over targets or classes, and that of the worst class. Clean floor: the same trigger or target on a victim "
+    "trained on clean data. Excess: success above that floor, in percentage points. Adaptive: the attacker knew the "
+    "defence. –: has no meaning here or was not measured."
+)
+
+
+def results_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """A rich table of mean ± standard error and n, with the clean and the undefended control always listed.
+
+    Raises:
+      ValueError: there are no rows, or a row does not say what it belongs to.
+    """
+    found = blocks(rows)
+    table = Table(box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left", pad_edge=False)
+    table.collapse_padding = True
+    table.title = Text(_heading(found[0])) if len(found) == 1 else Text(f"{len(found)} settings")
+    table.caption = Text(LEGEND)
+    table.add_column("Attack / defence", overflow="fold")
+    table.add_column("Adap-\ntive", justify="center")
+    for name in COLUMNS:
+        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
+    table.add_column("n", justify="right", no_wrap=True)
+    for block in found:
+        if len(found) > 1:
+            table.add_row(Text(_heading(block), style="bold underline"))
+            table.add_section()
+        for group in block.groups:
+            table.add_row(Text(f"{group.title} ({group.budget})", style="bold"))
+            for line in group.lines:
+                numbers = [Text(mean + error.replace("± ", "±")) for mean, error in _cells(line)]
+                name, style = (line.label, "") if line.runs else (f"{line.label}, not run", "dim")
+                table.add_row(
+                    Padding(Text(name), (0, 0, 0, 2)), adaptive_text(line, group), *numbers, str(line.runs), style=style
+                )
+            table.add_section()
+    return table
+
+
+def text_table(rows: Iterable[Mapping[str, Any]], *, width: int = 120) -> str:
+    """The same table as plain text, `width` characters wide at most: no colours, for logs and files."""
+    console = Console(file=io.StringIO(), width=width, force_terminal=False, color_system=None, highlight=False)
+    with console.capture() as capture:
+        console.print(results_table(rows))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def markdown_table(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The same table as GitHub Markdown, one table for every protocol, data set and victim."""
+    names = ("Attack", "ε", "Poisons", "Labels", "Defence", "Adaptive", *COLUMNS, "n")
+    lines = []
+    for block in blocks(rows):
+        lines += [f"**{_markdown(_heading(block))}**", ""]
+        lines += [_join(names), _join(["---"] * 4 + ["---", ":-:"] + ["--:"] * (len(COLUMNS) + 1))]
+        for group in block.groups:
+            attack = "none (clean)" if group.attack == NONE else f"`{_markdown(group.attack)}`"
+            budget = (epsilon_text(group.epsilon), "–" if group.poisons is None else f"{group.poisons:,}")
+            for line in group.lines:
+                defence = "undefended" if line.defence == NONE else f"`{_markdown(line.defence)}`"
+                numbers = [" ".join(cell).strip() for cell in _cells(line)]
+                labels = group.labels.removeprefix("labels ")
+                start = (attack, *budget, labels, defence, adaptive_text(line, group))
+                lines.append(_join((*start, *numbers, _runs_text(line))))
+        lines.append("")
+    return "\n".join([*lines, LEGEND, ""])
+
+
+def html_table(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The same table as HTML for the report: one table a setting, one header row an attack, cards on a phone."""
+    return "".join(_html_block(block) for block in blocks(rows)) + f'<p class="legend">{escape(LEGEND)}</p>'
+
+
+def _html_block(block: Block) -> str:
+    names = ("Defence", "Adaptive", *COLUMNS, "n")
+    kinds = ("text", "centre", *("number",) * len(COLUMNS), "number")
+    head = "".join(f'<th scope="col" class="{kind}">{name}</th>' for name, kind in zip(names, kinds, strict=True))
+    body = "".join(_html_group(group) for group in block.groups)
+    stated = (("protocol", block.protocol), ("data", block.data), ("victim", block.victim))
+    chips = "".join(f'<span class="chip"><b>{name}</b> {escape(value)}</span>' for name, value in stated)
+    return (
+        f'<div class="setting"><p class="chips">{chips}</p>'
+        f'<table class="results"><thead><tr>{head}</tr></thead>{body}</table></div>'
+    )
+
+
+def _html_group(group: Group) -> str:
+    title = f'<tr class="attack"><th scope="rowgroup" colspan="{len(COLUMNS) + 3}">{escape(group.title)}'
+    title += f" <span>{escape(group.budget)}</span></th></tr>"
+    return f"<tbody>{title}{''.join(_html_line(line, group) for line in group.lines)}</tbody>"
+
+
+def _html_line(line: Line, group: Group) -> str:
+    kind = "control" if line.defence == NONE else "defended"
+    cells = [f'<th scope="row">{_breakable(line.label)}</th>']
+    known = adaptive_text(line, group)
+    cells.append(f'<td class="centre{" absent" if known == "–" else ""}" data-name="Adaptive">{known}</td>')
+    bars = ("natural", "success", "success", None, None)
+    summaries = _summaries(line)
+    for name, (mean, error), summary, bar in zip(COLUMNS, _cells(line), summaries, bars, strict=True):
+        mark = ""
+        if bar and summary.mean is not None:
+            mark = f'<span class="bar {bar}"><i style="width:{100 * summary.mean:.1f}%"></i></span>'
+        value = f'<span class="value">{mean.replace("-", "−")}<small>{error}</small></span>'
+        absent = " absent" if summary.mean is None else ""
+        cells.append(f'<td class="number{absent}" data-name="{name}">{value}{mark}</td>')
+    cells.append(f'<td class="number runs" data-name="n">{_runs_text(line)}</td>')
+    return f'<tr class="{kind}{" missing" if line.runs == 0 else ""}">{"".join(cells)}</tr>'
+
+
+def _summaries(line: Line) -> tuple[Summary, ...]:
+    return (line.natural, line.success, line.worst, line.floor, line.excess)
+
+
+def _cells(line: Line) -> list[tuple[str, str]]:
+    plain = [percent(summary, line.runs) for summary in _summaries(line)[:-1]]
+    return [*plain, percent(line.excess, line.runs, signed=True)]
+
+
+def _runs_text(line: Line) -> str:
+    return str(line.runs) if line.runs else "not run"
+
+
+def _heading(block: Block) -> str:
+    return f"protocol {block.protocol} · data {block.data} · victim {block.victim}"
+
+
+def _breakable(text: str) -> str:
+    """Escaped text that may break after the joints of a long specification."""
+    broken = escape(text)
+    for joint in ("|", "(", ",", "_"):
+        broken = broken.replace(joint, f"{joint}<wbr>")
+    # A browser would break 1e-4 at its hyphen.
+    return re.sub(r"[\d.]+e-\d+", r'<span class="number-word">\g<0></span>', broken)
+
+
+def _markdown(text: str) -> str:
+    flat = " ".join(text.replace("`", "'").split())
+    return flat.replace("|", "\\|")
+
+
+def _join(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,103 @@
+"""The one place that decides how a loop over network gradients runs.
+
+On GPU and TPU a loop is one `lax.scan`. XLA:CPU runs the gradient of a convolution many times slower
+inside a compiled loop than outside of it (weight gradients about 50 times, input gradients about 4), so
+on CPU the same loop is a Python loop over a compiled step. Both run the same step function
+on the same numbers. Inside another trace (`jit`, `vmap`, `grad`) there is no choice: the loop is `lax.scan`.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+State = Any
+Step = Callable[..., tuple[State, Any]]
+
+
+def scan(step: Step, state: State, steps: int, *operands: Any) -> tuple[State, Any]:
+    """Runs `state, output = step(state, index, *operands)` for `index` 0 … steps-1.
+
+    Args:
+      step: a module-level function: it is a static argument of `jit`, so a new closure would recompile.
+      state: pytree of arrays, replaced by each step. The caller keeps its own copy (nothing is donated).
+      steps: how many steps, a Python int.
+      *operands: pytrees that the step reads: models, keys, data. New values do not recompile.
+
+    Returns:
+      The last state, and the outputs of all steps stacked on a new leading axis.
+    """
+    if steps < 0:
+        raise ValueError(f"steps is {steps}; it must be 0 or more")
+    if runs_in_python(state, operands):
+        outputs = []
+        for index in range(steps):
+            state, output = _compiled_step(step, state, np.uint32(index), operands)
+            outputs.append(output)
+        if not outputs or not jax.tree.leaves(outputs[0]):
+            return state, None
+        return state, jax.tree.map(lambda *rows: jnp.stack(rows), *outputs)
+
+    def body(carry, index):
+        return step(carry, index, *operands)
+
+    return lax.scan(body, state, jnp.arange(steps, dtype=jnp.uint32))
+
+
+def repeat(step: Callable[..., State], state: State, steps: int, *operands: Any) -> State:
+    """Runs `state = step(state, index, *operands)` for `index` 0 … steps-1 and returns the last state."""
+    return scan(_WithoutOutput(step), state, steps, *operands)[0]
+
+
+def runs_in_python(*trees: Any) -> bool:
+    """True where a loop over these arrays runs as a Python loop: on CPU and outside of any trace."""
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+    return not traced and jax.default_backend() == "cpu"
+
+
+class _WithoutOutput:
+    """Adapts a step without output to `scan`; equal for equal steps, so that `jit` finds it again."""
+
+    def __init__(self, step: Callable[..., State]):
+        self.step = step
+
+    def __call__(self, state, index, *operands):
+        return self.step(state, index, *operands), None
+
+    def __eq__(self, other):
+        return isinstance(other, _WithoutOutput) and self.step == other.step
+
+    def __hash__(self):
+        return hash((_WithoutOutput, self.step))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _compiled_step(step, state, index, operands):
+    return step(state, index, *operands)
+
+
+def call(function: Callable[..., Any], *operands: Any) -> Any:
+    """Calls `function`, which loops over gradients: as one compiled program, except on CPU.
+
+    On CPU it is called as it is, so that the loops inside become Python loops over compiled steps. A
+    `struct` is a good `function`: it is then an operand itself, and new weights do not recompile.
+    """
+    if jax.default_backend() == "cpu":
+        return function(*operands)
+    if jax.tree.leaves(function):
+        return _compiled_object(function, operands)
+    return _compiled_function(function, operands)
+
+
+@jax.jit
+def _compiled_object(function, operands):
+    return function(*operands)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _compiled_function(function, operands):
+    return function(*operands)

@@ -1,0 +1,241 @@
+"""What the published PyTorch networks look like: how to build ours to fit, and what each tensor is called.
+
+A `Published` pairs a constructor, which reads widths off the tensors' shapes, with the map from the dotted path
+of one of our arrays to the published name of the layer.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import math
+import re
+from typing import Any
+
+from flax import nnx
+
+from jaxpurify.networks.densenet import DenseNet
+from jaxpurify.networks.energy import ConvEnergy, ResidualEnergy
+from jaxpurify.networks.hlb import hlb_m, hlb_s
+from jaxpurify.networks.layers import CIFAR10_MEAN, CIFAR10_STD
+from jaxpurify.networks.mobilenet import MobileNetV2
+from jaxpurify.networks.resnet import resnet18, resnet34
+from jaxpurify.networks.unet import UNet
+
+Shapes = Mapping[str, tuple[int, ...]]
+Options = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """One published network.
+
+    Attributes:
+      build: tensor shapes and the caller's options to our network; raises KeyError for an absent tensor.
+      layer: dotted path of a layer of ours to its published name.
+      head: the linear layer that follows a flattened map, whose input order differs in NHWC.
+    """
+
+    build: Callable[[Shapes, Options], nnx.Module]
+    layer: Callable[[str], str]
+    head: str | None = None
+
+
+def substitutions(*rules: tuple[str, Any]) -> Callable[[str], str]:
+    """Applies regular expressions in order, each to what the one before left."""
+
+    def layer(path: str) -> str:
+        for pattern, replacement in rules:
+            path = re.sub(pattern, replacement, path)
+        return path
+
+    return layer
+
+
+def shifted(pattern: str, name: str, by: int, times: int = 1) -> tuple[str, Callable[[re.Match], str]]:
+    """A rule that replaces `pattern`, whose one group is a number n, by `name` with `times * n + by` in it."""
+    return pattern, lambda match: name.format(times * int(match[1]) + by)
+
+
+def _classifier_options(shapes: Shapes, options: Options, stem: str, head: str) -> Options:
+    inferred = {"classes": shapes[head][0], "channels": shapes[stem][1]}
+    if inferred["channels"] == 3:
+        inferred |= {"mean": CIFAR10_MEAN, "std": CIFAR10_STD}
+    return inferred | options
+
+
+def _conv_energy(shapes: Shapes, options: Options) -> nnx.Module:
+    features, channels = shapes["f.0.weight"][:2]
+    convolutions = sum(bool(re.fullmatch(r"f\.\d+\.weight", name)) for name in shapes)
+    # A 3 × 3 layer, the halvings, and the head; a map of 4 × 4 is left at the end.
+    return ConvEnergy(**{"features": features, "channels": channels, "size": 4 << max(convolutions - 2, 0)} | options)
+
+
+def _residual_energy(shapes: Shapes, options: Options) -> nnx.Module:
+    features, channels = shapes["block1.c1.weight"][:2]
+    return ResidualEnergy(**{"features": features, "channels": channels} | options)
+
+
+def _resnet(constructor: Callable[..., nnx.Module]) -> Callable[[Shapes, Options], nnx.Module]:
+    def build(shapes: Shapes, options: Options) -> nnx.Module:
+        inferred = {"size": 32 * max(math.isqrt(shapes["linear.weight"][1] // 512), 1)}
+        return constructor(**inferred | _classifier_options(shapes, options, "conv1.weight", "linear.weight"))
+
+    return build
+
+
+def _hlb(constructor: Callable[..., nnx.Module]) -> Callable[[Shapes, Options], nnx.Module]:
+    return lambda shapes, options: constructor(**_classifier_options(shapes, options, "0.weight", "8.weight"))
+
+
+def _mobilenet(shapes: Shapes, options: Options) -> nnx.Module:
+    return MobileNetV2(**_classifier_options(shapes, options, "conv1.weight", "linear.weight"))
+
+
+def _densenet(shapes: Shapes, options: Options) -> nnx.Module:
+    inferred = {"growth": shapes["conv1.weight"][0] // 2}
+    return DenseNet(**inferred | _classifier_options(shapes, options, "conv1.weight", "linear.weight"))
+
+
+_UNET_DEFAULTS = {
+    "act_fn": "silu",
+    "add_attention": True,
+    "attn_norm_num_groups": None,
+    "center_input_sample": False,
+    "class_embed_type": None,
+    "downsample_padding": 1,
+    "downsample_type": "conv",
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "mid_block_scale_factor": 1,
+    "mid_block_type": "UNetMidBlock2D",
+    "norm_eps": 1e-5,
+    "num_class_embeds": None,
+    "resnet_time_scale_shift": "default",
+    "time_embedding_type": "positional",
+    "upsample_type": "conv",
+}
+
+
+def _unet(shapes: Shapes, options: Options) -> nnx.Module:
+    options = dict(options)
+    config = dict(options.pop("config", None) or {})
+    for field, expected in _UNET_DEFAULTS.items():
+        if config.get(field, expected) != expected:
+            raise ValueError(f"unet2d: {field} is {config[field]!r} in the config; only {expected!r} is supported")
+    levels = range(1 + max(int(match[1]) for name in shapes if (match := re.match(r"down_blocks\.(\d+)\.", name))))
+    attends = [f"down_blocks.{level}.attentions.0.group_norm.weight" in shapes for level in levels]
+    inferred = {
+        "block_channels": tuple(shapes[f"down_blocks.{level}.resnets.0.conv1.weight"][0] for level in levels),
+        "layers_per_block": sum(
+            bool(re.fullmatch(r"down_blocks\.0\.resnets\.\d+\.conv1\.weight", name)) for name in shapes
+        ),
+        "attention_levels": tuple(level for level in levels if attends[level]),
+        "channels": shapes["conv_in.weight"][1],
+    }
+    if config:
+        inferred |= _read_unet_config(config, inferred)
+    return UNet(**inferred | options)
+
+
+def _read_unet_config(config: Options, inferred: Options) -> Options:
+    """The fields of a published config.json that our UNet has, checked to be a network of its kind."""
+    kinds = {"DownBlock2D": False, "AttnDownBlock2D": True, "UpBlock2D": False, "AttnUpBlock2D": True}
+    for field in ("down_block_types", "up_block_types"):
+        for kind in config.get(field, ()):
+            if kind not in kinds:
+                raise ValueError(f"unet2d: {field} has {kind!r}; supported are {', '.join(kinds)}")
+    down = [kinds[kind] for kind in config.get("down_block_types", ())]
+    up = [kinds[kind] for kind in config.get("up_block_types", ())]
+    if down and up and down != up[::-1]:
+        raise ValueError("unet2d: up_block_types do not mirror down_block_types; only mirrored ones are supported")
+    if config.get("in_channels", 3) != config.get("out_channels", 3):
+        raise ValueError(
+            f"unet2d: in_channels={config.get('in_channels', 3)}, out_channels={config.get('out_channels', 3)}; "
+            "only equal ones are supported"
+        )
+    head_channels = config.get("attention_head_dim", 8)
+    return {
+        "block_channels": tuple(config.get("block_out_channels", inferred["block_channels"])),
+        "layers_per_block": config.get("layers_per_block", inferred["layers_per_block"]),
+        "attention_levels": tuple(level for level, attends in enumerate(down) if attends)
+        if down
+        else inferred["attention_levels"],
+        "channels": config.get("in_channels", inferred["channels"]),
+        # None means one head over all channels.
+        "head_channels": max(inferred["block_channels"]) if head_channels is None else head_channels,
+        "groups": config.get("norm_num_groups", 32),
+    }
+
+
+_RESNET_LAYER = substitutions(
+    shifted(r"^stages\.(\d+)", "layer{}", 1),
+    (r"\bshortcut$", "shortcut.0"),
+    (r"\bshortcut_norm$", "shortcut.1"),
+    (r"\bnorm(\d)$", r"bn\1"),
+)
+_HLB_LAYER = substitutions(
+    (r"^whiten$", "0"), (r"^whiten_norm$", "1"), shifted(r"^groups\.(\d+)", "{}", 3), (r"^linear$", "8")
+)
+
+PUBLISHED: dict[str, Published] = {
+    "conv_energy": Published(_conv_energy, substitutions(shifted(r"^layers\.(\d+)", "f.{}", 0, times=2))),
+    "sngan_energy": Published(
+        _residual_energy,
+        substitutions(
+            (r"^stem", "block1"),
+            shifted(r"^blocks\.(\d+)", "block{}", 2),
+            (r"conv(\d)$", r"c\1"),
+            (r"shortcut$", "c_sc"),
+            (r"^head$", "l5"),
+        ),
+    ),
+    "unet2d": Published(
+        _unet,
+        substitutions(
+            (r"^time(\d)$", r"time_embedding.linear_\1"),
+            (r"^norm_out$", "conv_norm_out"),
+            (r"^middle\.attention\b", "middle.attentions.0"),
+            (r"^middle\.", "mid_block."),
+            (r"^down\.(\d+)\.resample$", r"down_blocks.\1.downsamplers.0.conv"),
+            (r"^up\.(\d+)\.resample$", r"up_blocks.\1.upsamplers.0.conv"),
+            (r"^(down|up)\.", r"\1_blocks."),
+            (r"\bblocks\.(\d+)\.(?=[a-z])", r"resnets.\1."),
+            (r"\btime$", "time_emb_proj"),
+            (r"\bshortcut$", "conv_shortcut"),
+            (r"\b(attentions\.\d+)\.norm$", r"\1.group_norm"),
+            (r"\b(attentions\.\d+)\.(query|key|value)$", lambda match: f"{match[1]}.to_{match[2][0]}"),
+            (r"\b(attentions\.\d+)\.output$", r"\1.to_out.0"),
+        ),
+    ),
+    "resnet18": Published(_resnet(resnet18), _RESNET_LAYER, head="linear"),
+    "resnet34": Published(_resnet(resnet34), _RESNET_LAYER, head="linear"),
+    "mobilenet_v2": Published(
+        _mobilenet,
+        substitutions(
+            (r"^blocks", "layers"),
+            (r"\bshortcut$", "shortcut.0"),
+            (r"\bshortcut_norm$", "shortcut.1"),
+            (r"\bnorm(\d)$", r"bn\1"),
+        ),
+    ),
+    "densenet121": Published(
+        _densenet,
+        substitutions(
+            shifted(r"^blocks\.(\d+)", "dense{}", 1),
+            shifted(r"^transitions\.(\d+)", "trans{}", 1),
+            (r"^conv$", "conv1"),
+            (r"\bnorm(\d?)$", r"bn\1"),
+        ),
+    ),
+    "hlb_s": Published(
+        _hlb(hlb_s),
+        substitutions(
+            (r"^whiten$", "0"), (r"^whiten_norm$", "1"), shifted(r"^groups\.(\d+)", "{}", 3), ("^linear$", "8")
+        ),
+    ),
+    "hlb_m": Published(
+        _hlb(hlb_m),
+        substitutions(
+            (r"^whiten$", "0"), (r"^whiten_norm$", "1"), shifted(r"^groups\.(\d+)", "{}", 3), ("^linear$", "8")
+        ),
+    ),
+}

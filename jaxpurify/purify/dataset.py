@@ -1,0 +1,142 @@
+"""A data set through a purifier: one static batch shape, all devices, resumable, order and length kept."""
+
+import collections
+from collections.abc import Callable
+import hashlib
+import json
+from pathlib import Path
+import re
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, Key
+import numpy as np
+
+from jaxpurify import loop
+from jaxpurify.data.image import to_float, to_uint8
+from jaxpurify.random import image_keys
+from jaxpurify.sharding import data_mesh, replicate, shard
+from jaxpurify.types import Purifier, StoredImages
+
+
+def purify(
+    purifier: Purifier,
+    images: StoredImages,
+    *,
+    key: Key[Array, ""],
+    index: Int[np.ndarray, "count"] | None = None,
+    batch_size: int = 128,
+    mesh: Mesh | None = None,
+    directory: Path | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> StoredImages:
+    """Purifies stored images; the result does not depend on batch size, devices or interruptions.
+
+    Args:
+      purifier: keys [B] and images [B, H, W, C] in [0, 1] to images of the same shape.
+      images: uint8 [N, H, W, C].
+      key: consumed; image i uses fold_in(key, index[i]).
+      index: position of each image in its source [N]; default 0 … N-1. Pass it when purifying a part.
+      batch_size: images in flight; rounded up to a multiple of the number of devices.
+      mesh: devices to use; default all.
+      directory: where finished batches are kept, so that the same call continues after a kill. The caller
+        removes it once the result is safe.
+      progress: called with (finished images, all images) after every batch.
+
+    Returns:
+      uint8 [N, H, W, C] in the given order.
+
+    Raises:
+      ValueError: images of another type or rank, an index of another length, or a `directory` that holds the
+        unfinished result of other images, another key or another purifier.
+    """
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise ValueError(f"images are {images.dtype} of shape {images.shape}; expected uint8 [N, H, W, C]")
+    index = np.arange(len(images)) if index is None else index
+    if len(index) != len(images):
+        raise ValueError(f"index has {len(index)} positions for {len(images)} images")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}; it must be at least 1")
+    mesh = data_mesh() if mesh is None else mesh
+    batch_size = -(-batch_size // mesh.size) * mesh.size
+    result, finished = _open_result(directory, purifier, images, index, key)
+    purifier, key = replicate(mesh, (purifier, key))
+
+    in_flight: collections.deque = collections.deque()
+
+    def collect():
+        rows, batch = in_flight.popleft()
+        result[rows] = jax.device_get(batch)[: len(rows)]
+        _mark(result, finished, rows)
+        if progress is not None:
+            progress(int(finished.sum()), len(images))
+
+    remaining = np.flatnonzero(~finished)
+    for start in range(0, len(remaining), batch_size):
+        rows = remaining[start : start + batch_size]
+        padded = np.resize(rows, batch_size)  # repeats images to fill the last batch: one static shape
+        batch = shard(mesh, (index[padded].astype(np.uint32), images[padded]))
+        in_flight.append((rows, loop.call(_purify_batch, purifier, key, *batch)))
+        if len(in_flight) > 1:
+            collect()
+    while in_flight:
+        collect()
+    return np.array(result)
+
+
+def _purify_batch(purifier, key, index, images):
+    return _to_stored(purifier(*_from_stored(key, index, images)))
+
+
+@jax.jit
+def _from_stored(key, index, images):
+    return image_keys(key, index), to_float(images)
+
+
+@jax.jit
+def _to_stored(images):
+    return to_uint8(images)
+
+
+def _open_result(directory, purifier, images, index, key):
+    """The result so far [N, H, W, C] and which rows are finished [N]; on disk where a directory is given."""
+    if directory is None:
+        return np.zeros_like(images), np.zeros(len(images), bool)
+    directory = Path(directory)
+    fingerprint = _fingerprint(purifier, images, index, key)
+    record = directory / "fingerprint.json"
+    if record.exists():
+        if json.loads(record.read_text()) != fingerprint:
+            raise ValueError(f"{directory} holds an unfinished result of other images, key or purifier; remove it")
+        return np.load(directory / "images.npy", mmap_mode="r+"), np.load(directory / "finished.npy", mmap_mode="r+")
+    directory.mkdir(parents=True, exist_ok=True)
+    result = np.lib.format.open_memmap(directory / "images.npy", "w+", np.uint8, images.shape)
+    finished = np.lib.format.open_memmap(directory / "finished.npy", "w+", bool, (len(images),))
+    finished[:] = False
+    temporary = directory / "fingerprint.tmp"
+    temporary.write_text(json.dumps(fingerprint))
+    temporary.rename(record)
+    return result, finished
+
+
+def _mark(result, finished, rows):
+    if isinstance(result, np.memmap):
+        result.flush()  # the pixels must be on disk before the mark that says so
+    finished[rows] = True
+    if isinstance(finished, np.memmap):
+        finished.flush()
+
+
+def _fingerprint(purifier, images, index, key) -> dict[str, str]:
+    leaves, structure = jax.tree.flatten(purifier)
+    # Addresses of functions differ between processes and say nothing about the purifier.
+    weights = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(structure)).encode())
+    for leaf in leaves:
+        weights.update(np.asarray(leaf).tobytes())
+    return {
+        "purifier": weights.hexdigest(),
+        "images": hashlib.sha256(np.ascontiguousarray(images)).hexdigest(),
+        "index": hashlib.sha256(np.ascontiguousarray(index)).hexdigest(),
+        "key": hashlib.sha256(np.asarray(jax.random.key_data(key)).tobytes()).hexdigest(),
+    }

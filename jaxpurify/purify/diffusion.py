@@ -1,0 +1,116 @@
+"""Noising and denoising by a diffusion model (PureGen, arXiv:2405.18627; DDPM, arXiv:2006.11239)."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt32
+import numpy as np
+
+from jaxpurify import loop
+from jaxpurify.purify.schedule import Schedule
+from jaxpurify.random import fold, normal
+from jaxpurify.struct import static, struct
+from jaxpurify.types import Images, Keys, Noise
+
+SAMPLERS = ("ancestral", "ddim")
+
+
+@struct
+class Diffusion:
+    """Adds `timestep` steps of noise and takes them away again with a noise predictor.
+
+    x_t = √ᾱ_t x + √(1−ᾱ_t) z, then for each visited level t with next level t':
+    x̂ = clip((x_t − √(1−ᾱ_t) ε(x_t, t)) / √ᾱ_t), and x_t' from the posterior given x̂ (`ancestral`) or from
+    x̂ and the noise that it implies (`ddim`). The last level returns x̂ itself, so the result is in [0, 1].
+    One key an image, consumed: fold_in(key, 0) draws z, fold_in(key, 1 + step) the noise of each step.
+
+    Attributes:
+      noise: predictor (noisy images in [-1, 1] units, timesteps [B]) → noise, trained at least for t < timestep.
+      timestep: T ≥ 1: noise of T steps of the schedule is added (level index T − 1).
+      steps: network calls, 1 … T, spread evenly over the levels; None makes T calls.
+      sampler: `ancestral` (random) or `ddim` (no noise after the first).
+      schedule: the schedule that `noise` was trained with.
+      compat: the published code's off-by-one: noise is added at level index T, removed as if at T − 1.
+
+    Raises:
+      ValueError: `timestep`, `steps` or `sampler` outside of what is accepted.
+    """
+
+    noise: Noise
+    timestep: int = static(default=75)
+    steps: int | None = static(default=None)
+    sampler: str = static(default="ancestral")
+    schedule: Schedule = static(default=Schedule())
+    compat: bool = static(default=False)
+
+    def __post_init__(self):
+        most = self.schedule.length - self.compat
+        if not 1 <= self.timestep <= most:
+            raise ValueError(f"timestep={self.timestep}; this schedule accepts 1 to {most}")
+        if self.steps is not None and not 1 <= self.steps <= self.timestep:
+            raise ValueError(f"steps={self.steps}; timestep={self.timestep} accepts 1 to {self.timestep}")
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler={self.sampler!r}; known: {', '.join(SAMPLERS)}")
+
+    def __call__(self, keys: Keys, images: Images) -> Images:
+        start = self.timestep if self.compat else self.timestep - 1
+        signal = self.schedule.signal_variance(start)
+        table = jnp.asarray(self.coefficients())
+        noisy = _add_noise(images, keys, np.float32(np.sqrt(signal)), np.float32(np.sqrt(1 - signal)))
+        clean = loop.repeat(_reverse_step, noisy, len(table), self.noise, table, keys)
+        return _to_unit_range(clean)
+
+    def levels(self) -> np.ndarray:
+        """The visited timesteps, from T − 1 down to 0, as many as there are network calls."""
+        count = self.timestep if self.steps is None else self.steps
+        return np.round(np.linspace(self.timestep - 1, 0, count)).astype(int) if count > 1 else np.array(
+            [self.timestep - 1]
+        )
+
+    def coefficients(self) -> np.ndarray:
+        """One row a network call [calls, 6], float32 from float64, used by `reverse_update`.
+
+        Columns: timestep, √ᾱ_t, √(1−ᾱ_t), weight of x̂, weight of x_t, standard deviation of new noise.
+        """
+        levels = [*self.levels(), -1]
+        rows = []
+        for level, following in zip(levels[:-1], levels[1:], strict=True):
+            now, then = self.schedule.signal_variance(level), self.schedule.signal_variance(following)
+            if self.sampler == "ancestral":
+                beta = 1 - now / then
+                clean_weight = np.sqrt(then) * beta / (1 - now)
+                noisy_weight = np.sqrt(now / then) * (1 - then) / (1 - now)
+                deviation = np.sqrt(beta * (1 - then) / (1 - now))
+            else:
+                noisy_weight = np.sqrt((1 - then) / (1 - now))
+                clean_weight = np.sqrt(then) - noisy_weight * np.sqrt(now)
+                deviation = 0.0
+            rows.append((level, np.sqrt(now), np.sqrt(1 - now), clean_weight, noisy_weight, deviation))
+        return np.array(rows, np.float32)
+
+
+def reverse_update(
+    noisy: Images, predicted: Images, fresh: Images, row: Float[Array, "6"]
+) -> Images:
+    """One denoising step in [-1, 1] units from a row of `Diffusion.coefficients`, given its noise `fresh`."""
+    _, signal, spread, clean_weight, noisy_weight, deviation = row
+    clean = jnp.clip((noisy - spread * predicted) / signal, -1.0, 1.0)
+    return clean_weight * clean + noisy_weight * noisy + deviation * fresh
+
+
+def _reverse_step(
+    noisy: Images, index: UInt32[Array, ""], noise: Noise, table: Float[Array, "calls 6"], keys: Keys
+) -> Images:
+    row = table[index]
+    timesteps = jnp.full(len(noisy), row[0], jnp.int32)
+    fresh = normal(fold(keys, index + 1), noisy.shape[1:])
+    return reverse_update(noisy, noise(noisy, timesteps), fresh, row)
+
+
+@jax.jit
+def _add_noise(images, keys, signal, spread):
+    return signal * (2 * images - 1) + spread * normal(fold(keys, 0), images.shape[1:])
+
+
+@jax.jit
+def _to_unit_range(images):
+    return (images + 1) / 2

@@ -1,0 +1,40 @@
+"""The one place that names a mesh: how arrays are laid over devices.
+
+One mesh with the axes `("replica", "data")`: different experiments (seeds, poisons) over `replica`, one
+batch over `data`. Programs are `jit` with `NamedSharding`; purification compiles without collectives.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+
+def data_mesh(devices: Sequence[jax.Device] | None = None, *, replicas: int = 1) -> Mesh:
+    """A mesh of `replicas` × (all others) over `devices` (default: all of them, on all hosts).
+
+    Raises:
+      ValueError: `replicas` does not divide the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    if replicas < 1 or len(devices) % replicas:
+        raise ValueError(f"replicas={replicas} does not divide {len(devices)} devices")
+    shape = (replicas, len(devices) // replicas)
+    return Mesh(np.array(devices).reshape(shape), ("replica", "data"), axis_types=(AxisType.Auto,) * 2)
+
+
+def replicate(mesh: Mesh, tree: Any) -> Any:
+    """Puts a full copy of every leaf on every device."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def shard(mesh: Mesh, tree: Any) -> Any:
+    """Splits the first axis of every leaf over all devices; its length must be a multiple of their number."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(("replica", "data"))))
+
+
+def constrain(mesh: Mesh, array: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
+    """Inside `jit`: asks for `array` to be split over the named mesh axes, one entry an array axis."""
+    return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, PartitionSpec(*axes)))

@@ -1,0 +1,147 @@
+"""Training one classifier: data on the device, one transfer to the host an epoch."""
+
+from collections.abc import Callable
+import dataclasses
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key
+import numpy as np
+import optax
+
+from jaxpurify import loop
+from jaxpurify.data.image import to_float
+from jaxpurify.networks.freeze import Frozen, freeze
+from jaxpurify.random import image_keys, named
+from jaxpurify.train.batches import epoch_order, steps_per_epoch
+from jaxpurify.train.schedule import sgd
+from jaxpurify.train.state import TrainingDiverged, TrainState, create_state, update
+from jaxpurify.types import StoredImages
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a classifier is trained; one value serves every victim of a table.
+
+    Attributes:
+      epochs, batch_size: passes over the data; images a step. The last, incomplete batch of an epoch is left out.
+      learning_rate: peak of the schedule.
+      momentum, weight_decay: of SGD with Nesterov momentum; the decay is added to the gradient.
+      schedule: `triangular`, `multistep` or `cosine`.
+      label_smoothing: share of each label that is spread evenly over all classes, in [0, 1).
+      dtype: `float32` or `bfloat16`, the type of activations; parameters and statistics stay float32.
+    """
+
+    epochs: int = 20
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "triangular"
+    label_smoothing: float = 0.0
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ValueError(f"epochs={self.epochs}, batch_size={self.batch_size}; both must be at least 1")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing={self.label_smoothing}; it must be in [0, 1)")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype={self.dtype!r}; known: float32, bfloat16")
+
+    def optimizer(self, count: int) -> optax.GradientTransformation:
+        """The optimizer for `count` training images."""
+        steps = self.epochs * steps_per_epoch(count, self.batch_size)
+        return sgd(self.schedule, steps, self.learning_rate, self.momentum, self.weight_decay)
+
+
+def train_classifier(
+    model: nnx.Module,
+    images: StoredImages,
+    labels: Int[np.ndarray, "count"],
+    key: Key[Array, ""],
+    *,
+    recipe: Recipe,
+    augment: Callable | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Frozen, dict[str, np.ndarray]]:
+    """Trains `model` on stored images by SGD; the module itself is left as it was.
+
+    Args:
+      model: freshly made classifier, images [B, H, W, C] in [0, 1] to logits [B, classes].
+      images: uint8 [N, H, W, C], kept on the device.
+      labels: [N], 0 … classes-1.
+      key: consumed; orders each epoch and, per image and epoch, draws the augmentation.
+      recipe: lengths, rates and types.
+      augment: keys [B] and images [B, H, W, C] to augmented images, or None.
+      progress: called with (finished epochs, all epochs).
+
+    Returns:
+      The trained classifier in evaluation mode, and the history: `loss` and `accuracy` of each epoch on the
+      augmented training images.
+
+    Raises:
+      TrainingDiverged: the loss of an epoch is not finite.
+      ValueError: fewer images than one batch.
+    """
+    optimizer = recipe.optimizer(len(images))
+    graphdef, state = create_state(model, optimizer)
+    step = ClassifierStep(graphdef, optimizer, recipe.label_smoothing, recipe.dtype)
+    data = jax.device_put((images, labels.astype(np.int32)))
+    history = []
+    for epoch in range(recipe.epochs):
+        order = epoch_order(key, np.uint32(epoch), len(images), recipe.batch_size)
+        noise = _augmentation_key(key, np.uint32(epoch))
+        state, metrics = loop.scan(step, state, len(order), order, noise, *data, augment)
+        history.append(_checked(jax.device_get(metrics), epoch))
+        if progress is not None:
+            progress(epoch + 1, recipe.epochs)
+    return frozen_classifier(graphdef, state), {name: np.array([row[name] for row in history]) for name in history[0]}
+
+
+def frozen_classifier(graphdef: nnx.GraphDef, state: TrainState) -> Frozen:
+    """The classifier of a training state, in evaluation mode."""
+    return freeze(nnx.merge(graphdef, state.params, state.model_state))
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierStep:
+    """One SGD step on one batch; equal for equal settings, so that it compiles once."""
+
+    graphdef: nnx.GraphDef
+    optimizer: optax.GradientTransformation
+    label_smoothing: float
+    dtype: str
+
+    def __call__(self, state: TrainState, index, order, key, images, labels, augment):
+        rows = order[index]
+        batch, target = to_float(images[rows]), labels[rows]
+        if augment is not None:
+            batch = augment(image_keys(key, rows), batch)
+
+        def loss(model):
+            logits = model(batch.astype(self.dtype)).astype(jnp.float32)
+            return cross_entropy(logits, target, self.label_smoothing).mean(), logits
+
+        state, value, logits = update(state, self.graphdef, self.optimizer, loss)
+        return state, {"loss": value, "accuracy": (logits.argmax(-1) == target).mean()}
+
+
+def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
+    """Cross-entropy [B] of logits [B, K] against labels [B], a share of them spread over all classes."""
+    log_probability = jax.nn.log_softmax(logits)
+    of_label = jnp.take_along_axis(log_probability, labels[:, None], -1)[:, 0]
+    return -(1 - label_smoothing) * of_label - label_smoothing * log_probability.mean(-1)
+
+
+@jax.jit
+def _augmentation_key(key, epoch):
+    return jax.random.fold_in(named(key, "augment"), epoch)
+
+
+def _checked(metrics, epoch):
+    row = {name: values.mean(0) for name, values in metrics.items()}
+    if not np.isfinite(row["loss"]).all():
+        raise TrainingDiverged(f"the loss became {row['loss']} in epoch {epoch + 1}; lower the learning rate")
+    return row

@@ -1,0 +1,20 @@
+"""Every test runs under JAX's strict modes, on four simulated devices."""
+
+import os
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+
+
+@pytest.fixture
+def cifar10(monkeypatch):
+    """Points TFDS at the real CIFAR-10, or skips with the reason."""
+    folder = os.environ.get("TFDS_DATA_DIR", os.path.abspath("../shared/tfds"))
+    if not os.path.isdir(os.path.join(folder, "cifar10")):
+        pytest.skip(f"CIFAR-10 is absent: no TFDS directory at {folder}")
+    monkeypatch.setenv("TFDS_DATA_DIR", folder)
+    return "tfds:cifar10"

@@ -1,0 +1,136 @@
+"""Tables always show the controls, say what was not run, and keep apart what must not be averaged."""
+
+import pytest
+from rich.console import Console
+
+from jaxpurify.evaluate.summary import blocks, epsilon_text, percent
+from jaxpurify.evaluate.table import html_table, markdown_table, results_table, text_table
+from jaxpurify.records import Summary, make_row
+
+
+def row(**changes):
+    identity = {"protocol": "cpu-small", "data": "digits", "attack": "narcissus", "defence": "none"}
+    identity |= {"victim": "hlb(width=8)", "seed": 0}
+    identity |= {name: value for name, value in changes.items() if name in identity}
+    rest = {"adaptive": False, "natural_accuracy": 0.97, "poison_success": 0.5, "poison_success_worst": 0.9}
+    rest |= {"trigger_success_clean": 0.05, "poisons": 45, "epsilon": 16 / 255, "seconds": 3.0, "labels_changed": False}
+    rest |= changes
+    if identity["attack"] == "none":
+        rest |= {"poison_success": None, "poison_success_worst": None, "trigger_success_clean": None}
+        rest |= {"poisons": 0, "epsilon": None, "labels_changed": None}
+    config = {**identity, **{name: rest[name] for name in ("adaptive", "poisons", "epsilon", "labels_changed")}}
+    return make_row(**{**rest, **identity, "config": config})
+
+
+@pytest.fixture(scope="module")
+def rows():
+    found = [row(defence="langevin(steps=9)|jpeg()", seed=s, poison_success=0.1 + 0.1 * s) for s in range(3)]
+    found += [row(defence="langevin(steps=9)|jpeg()", adaptive=True, poison_success=0.8)]
+    found += [row(seed=s, poison_success=0.9) for s in range(2)]
+    found += [row(attack="badnets", defence="jpeg()", epsilon=None, labels_changed=True, poison_success=0.01)]
+    return found
+
+
+def renderings(rows):
+    return {"text": text_table(rows, width=160), "markdown": markdown_table(rows), "html": html_table(rows)}
+
+
+def test_controls_come_first_and_are_listed_even_when_they_were_not_run(rows):
+    (block,) = blocks(rows)
+    assert [group.attack for group in block.groups] == ["none", "narcissus", "badnets"]
+    assert [[(line.defence, line.runs) for line in group.lines] for group in block.groups] == [
+        [("none", 0)],
+        [("none", 2), ("langevin(steps=9)|jpeg()", 3), ("langevin(steps=9)|jpeg()", 1)],
+        [("none", 0), ("jpeg()", 1)],
+    ]
+    (block,) = blocks([*rows, row(attack="none"), row(attack="none", defence="jpeg()")])
+    assert [(line.defence, line.runs) for line in block.groups[0].lines] == [("none", 1), ("jpeg()", 1)]
+
+
+def test_an_adaptive_attacker_is_a_line_of_its_own(rows):
+    (block,) = blocks(rows)
+    plain, adaptive = block.groups[1].lines[1:]
+    assert (plain.adaptive, plain.success.mean) == (False, pytest.approx(0.2))
+    assert (adaptive.adaptive, adaptive.success.mean) == (True, 0.8)
+
+
+def test_budgets_and_settings_are_not_averaged_together(rows):
+    (block,) = blocks([row(), row(seed=1, epsilon=8 / 255), row(seed=2, poisons=90), row(seed=3, labels_changed=True)])
+    assert [group.lines[0].runs for group in block.groups[1:]] == [1, 1, 1, 1]
+    assert len(blocks([row(), row(protocol="paper"), row(victim="other"), row(data="cifar10")])) == 4
+
+
+def test_excess_is_taken_run_by_run_above_the_clean_floor():
+    first = row(poison_success=0.5, trigger_success_clean=0.1)
+    second = row(poison_success=0.0, trigger_success_clean=0.2, seed=1)
+    third = row(poison_success=0.3, trigger_success_clean=None, seed=2)
+    line = blocks([first, second, third])[0].groups[1].lines[0]
+    assert line.excess.n == 2 and line.excess.mean == pytest.approx(0.1)
+    assert percent(line.excess, line.runs, signed=True) == ("+10.0", "± 30.0 (n = 2)")
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "html"])
+def test_every_rendering_states_what_was_measured(rows, form):
+    shown = renderings(rows)[form]
+    for word in ("cpu-small", "digits", "hlb(width=8)", "narcissus", "badnets", "undefended", "16/255", "not run"):
+        assert word in shown, word
+    assert shown.count("undefended") == 3
+    assert "20.0" in shown and "90.0" in shown  # langevin and undefended success
+    assert "5.8" in shown  # standard error of 0.1, 0.2, 0.3
+    assert "changed" in shown and "unchanged" in shown and "yes" in shown
+    assert "standard error" in shown
+
+
+def test_a_purifier_that_fails_is_shown_as_it_is():
+    worse = [row(), row(defence="jpeg()", poison_success=0.01, trigger_success_clean=0.05)]
+    assert "-4.0" in text_table(worse) and "-4.0" in markdown_table(worse) and "−4.0" in html_table(worse)
+
+
+def test_text_keeps_all_columns_on_a_narrow_terminal(rows):
+    shown = text_table(rows, width=80)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "Excess" in shown and "+85.0±0.0" in shown
+
+
+def test_results_table_does_not_read_markup_in_names():
+    source = "tfds:cifar10/train[:10000]"
+    shown = text_table([row(data=source, defence="[red]odd[/red]")])
+    assert source in shown and "[red]odd[/red]" in shown
+    several = [row(data=source), row(data="[b]x[/b]")]
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(results_table(several))
+    assert source in capture.get() and "[b]x[/b]" in capture.get()
+
+
+def test_markdown_is_a_table_whatever_the_names_hold():
+    shown = markdown_table([row(defence="a|b`c\nd"), row()])
+    body = [line for line in shown.splitlines() if line.startswith("|")]
+    assert len(body) == 5
+    assert {line.replace("\\|", "").count("|") for line in body} == {13}
+
+
+def test_html_escapes_names():
+    shown = html_table([row(defence="<script>alert(1)</script>", victim="<u>v</u>", attack='a"<i>', data="&d")])
+    assert "<script" not in shown and "<u>" not in shown and "<i>" not in shown
+    assert "&lt;script&gt;" in shown and "&amp;d" in shown
+
+
+def test_rows_are_needed():
+    with pytest.raises(ValueError, match="no rows to tabulate"):
+        blocks([])
+    with pytest.raises(ValueError, match="lacks protocol, data, attack, defence, victim, seed"):
+        text_table([{"run_id": "x", "work": "bench"}])
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "text"), [(None, "–"), (8 / 255, "8/255"), (0.0313725, "8/255"), (0.1, "0.1"), (1.0, "255/255")]
+)
+def test_epsilon_is_written_as_papers_write_it(epsilon, text):
+    assert epsilon_text(epsilon) == text
+
+
+def test_percent():
+    assert percent(Summary(0.12345, 0.004, 3), 3) == ("12.3", "± 0.4")
+    assert percent(Summary(-1e-5, None, 1), 1, signed=True) == ("+0.0", "")
+    assert percent(Summary(None, None, 0), 3) == ("–", "")

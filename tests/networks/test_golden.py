@@ -1,0 +1,59 @@
+"""Values of the published networks with known weights, recorded from PyTorch in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpurify.networks import freeze, from_torch
+from tests.networks.golden import GOLDEN, PARAMETERS, signed_images, summary, tensors
+
+run = jax.jit(lambda model, *inputs: model(*inputs))
+
+
+@jax.jit
+def energy_and_gradient(energy, images):
+    return jax.value_and_grad(lambda images: energy(images).sum())(images)[1], energy(images)
+
+
+@pytest.mark.parametrize("name", ["conv_energy", "sngan_energy"])
+def test_energies_and_their_gradients(name):
+    golden = PARAMETERS[name]
+    energy = freeze(from_torch(name, tensors(name)))
+    gradient, energies = energy_and_gradient(energy, (signed_images() + 1) / 2)
+    np.testing.assert_allclose(energies, golden["energy_f64"], atol=2e-6)
+    # The network doubles its input, so its gradient is twice the published one.
+    published = gradient / 2
+    norms = jnp.sqrt(jnp.square(published).sum((1, 2, 3)))
+    np.testing.assert_allclose(norms, golden["grad_norm_f64"], rtol=1e-5)
+    for statistic, value in summary(published).items():
+        np.testing.assert_allclose(value, golden["grad"][statistic], atol=1e-7)
+
+
+def test_residual_energy_serves_larger_images():
+    energy = freeze(from_torch("sngan_energy", tensors("sngan_energy")))
+    images = (signed_images(8, (2, 3, 64, 64)) + 1) / 2
+    np.testing.assert_allclose(run(energy, images), PARAMETERS["sngan_energy"]["energy64_f64"], atol=2e-6)
+
+
+def test_unet_s_predicts_the_recorded_noise():
+    noise = freeze(from_torch("unet2d", tensors("unet2d")))
+    output = run(noise, signed_images()[:2], jnp.array([74, 3]))
+    golden = GOLDEN["UNet_S"]["out_t74_t3_f64"]
+    for statistic, value in summary(output).items():
+        np.testing.assert_allclose(value, golden[statistic], atol=5e-6, err_msg=statistic)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "mobilenet_v2", "densenet121", "hlb_s", "hlb_m"])
+def test_logits(name):
+    model = freeze(from_torch(name, tensors(name), mean=0.5, std=0.5))
+    logits = run(model, (signed_images()[:1] + 1) / 2)
+    np.testing.assert_allclose(logits[0], PARAMETERS[name]["logits_x0_f64"], atol=1e-5)
+
+
+def test_resnet34_flattens_larger_maps_in_the_published_order():
+    shapes = {"linear.weight": (200, 2048), "linear.bias": (200,)}
+    model = freeze(from_torch("resnet34", tensors("resnet34", shapes), mean=0.5, std=0.5))
+    logits = run(model, (signed_images(8, (2, 3, 64, 64))[:1] + 1) / 2)
+    assert logits.shape == (1, 200)
+    np.testing.assert_allclose(logits[0, :5], GOLDEN["clf_ResNet34_tiny64"]["logits_x0_first5_f64"], atol=1e-5)
