@@ -88,9 +88,10 @@ def call(function: Callable[..., Any], *operands: Any) -> Any:
     """
     if jax.default_backend() == "cpu":
         return function(*operands)
-    if jax.tree.leaves(function):
-        return _compiled_object(function, operands)
-    return _compiled_function(function, operands)
+    leaves = jax.tree.leaves(function)
+    if not leaves or leaves[0] is function:  # a plain function, or an object without arrays: static
+        return _compiled_function(function, operands)
+    return _compiled_object(function, operands)
 
 
 @jax.jit

@@ -62,7 +62,7 @@ def narcissus(
       steps: gradient steps. Published: 1000 passes over the class.
       learning_rate: of the optimiser, units of [0, 1] (the published 0.01 in [-1, 1] units is 0.005).
       batch_size: images a step, reshuffled every pass; the whole class where it has fewer.
-      optimizer: `"radam"` as published, or `"adam"`.
+      optimizer: `"radam"` as published (it hardly moves in its first 20 steps), or `"adam"`.
       choice: which images of the class carry the trigger: `"last"` in index order (PureGen,
         arXiv:2405.18627) or `"random"`.
       saturate: False: delta is projected onto the budget after every step. True: as published, it is clipped
@@ -188,7 +188,7 @@ def _step(state, index, problem):
     delta, moments = state
     loss, gradient = jax.value_and_grad(_objective)(delta, index, problem)
     updates, moments = _optimizer(problem).update(gradient, moments, delta)
-    delta = optax.apply_updates(delta, updates)
+    delta = delta + updates
     if not problem.saturate:
         delta = jnp.clip(delta, -problem.epsilon, problem.epsilon)
     return (delta, moments), loss

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 import numpy as np
 
-
 # 1/255 in two parts, of which the first has 9 bits: its product with a level is exact, so that the sum is the
 # correctly rounded v / 255. XLA turns a division by a constant into a product with the rounded 1/255, which is
 # off in the last bit for half of the levels, and NumPy does not.

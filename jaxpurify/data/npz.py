@@ -20,9 +20,7 @@ def read_npz(path: str | Path, rows: slice = slice(None)) -> Dataset:
       ValueError: the file is missing or damaged, an array is missing, or holds values that are not accepted.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
+        with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("images", "labels", "classes") if name in file.files}
             present = ", ".join(file.files) or "nothing"
     except FileNotFoundError as error:
@@ -34,9 +32,7 @@ def read_npz(path: str | Path, rows: slice = slice(None)) -> Dataset:
             raise ValueError(f"{path} has no array {name!r}; it holds {present}, images and labels are needed")
     images, labels = arrays["images"], arrays["labels"]
     if not (np.issubdtype(labels.dtype, np.integer) and labels.ndim == 1):
-        raise ValueError(
-            f"{path}: labels have shape {labels.shape} and type {labels.dtype}; one row of integers needed"
-        )
+        raise ValueError(f"{path}: labels are {labels.dtype} of shape {labels.shape}; one row of integers needed")
     if len(labels) != len(images):
         raise ValueError(f"{path}: {len(images)} images and {len(labels)} labels; their numbers must be equal")
     if "classes" in arrays:
@@ -61,4 +57,4 @@ def _stored(images: np.ndarray) -> np.ndarray:
         return images
     if np.isfinite(images).all() and (images.min() < 0 or images.max() > 1):
         raise ValueError(f"float images span {images.min():g} … {images.max():g}; they must lie in [0, 1]")
-    return to_uint8(images)
+    return np.asarray(to_uint8(images))

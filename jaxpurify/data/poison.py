@@ -85,7 +85,6 @@ class Poison:
     how: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        object.__setattr__(self, "images", np.asarray(self.images))
         check_images(self.images)
         object.__setattr__(self, "labels", check_labels(self.labels, len(self.images)))
         index = np.asarray(self.index)
@@ -176,7 +175,7 @@ def save_poison(path: str | Path, poison: Poison, *, force: bool = False) -> Non
       ValueError: the file exists (without `force`), or the trigger is of a kind that has no file form.
     """
     arrays = {"images": poison.images, "labels": poison.labels, "index": poison.index}
-    about = {"target": poison.target, "how": poison.how, "trigger": None}
+    about: dict[str, Any] = {"target": poison.target, "how": poison.how, "trigger": None}
     if poison.trigger is not None:
         about["trigger"] = type(poison.trigger).__name__
         if TRIGGERS.get(about["trigger"]) is not type(poison.trigger):
@@ -194,7 +193,7 @@ def load_poison(path: str | Path) -> Poison:
       ValueError: the file is missing or damaged, or is not a poison.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(str(arrays["about"]))
         trigger = about["trigger"]

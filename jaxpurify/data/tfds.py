@@ -21,6 +21,7 @@ from jaxpurify.data.destination import replacing
 
 _NAME = re.compile(r"(?P<name>[\w./:-]+)/(?P<split>\w+)")
 _CHUNK = 1000
+_Example: Any = tf_example_pb2.Example  # pyrefly: ignore[missing-attribute]  (protobuf makes it when imported)
 
 
 def read_tfds(path: str, rows: slice = slice(None), *, size: int | None = None) -> Dataset:
@@ -71,7 +72,7 @@ def write_tfds(
     original = Path(builder.data_path)
     positions = range(builder.info.splits[split].num_examples)[rows]
     carried = len(positions) == len(dataset)
-    examples = _examples(builder, split, positions) if carried else (tf_example_pb2.Example() for _ in dataset.labels)
+    examples = _examples(builder, split, positions) if carried else (_Example() for _ in dataset.labels)
     with replacing(destination, force=force, source=original) as temporary:
         folder = temporary / original.relative_to(builder.data_dir_root)
         folder.mkdir(parents=True)
@@ -110,7 +111,7 @@ def _examples(builder: Any, split: str, positions: range) -> Iterator[Any]:
         raise ValueError(f"{name} is not stored as ArrayRecord in {builder.data_path}; {_prepare(name)}") from error
     for start in range(0, len(positions), _CHUNK):
         for record in records.__getitems__(list(positions[start : start + _CHUNK])):
-            yield tf_example_pb2.Example.FromString(record)
+            yield _Example.FromString(record)
 
 
 def _open(path: str) -> tuple[Any, str]:
@@ -153,17 +154,20 @@ def _features(builder: Any, path: str) -> tuple[str, str]:
 
 def _write_records(dataset: Dataset, file: Path, examples: Iterator[Any], image: str, label: str) -> int:
     """Puts every image and label into its example, writes one ArrayRecord file; the bytes in its records."""
-    writer = ArrayRecordWriter(str(file), "group_size:1")
     written = 0
     try:
-        for pixels, number, example in zip(dataset.images, dataset.labels, examples, strict=True):
-            example.features.feature[image].bytes_list.value[:] = [encode(pixels)]
-            example.features.feature[label].int64_list.value[:] = [int(number)]
-            record = example.SerializeToString(deterministic=True)
-            writer.write(record)
-            written += len(record)
-    finally:
-        writer.close()
+        writer = ArrayRecordWriter(str(file), "group_size:1")
+        try:
+            for pixels, number, example in zip(dataset.images, dataset.labels, examples, strict=True):
+                example.features.feature[image].bytes_list.value[:] = [encode(pixels)]
+                example.features.feature[label].int64_list.value[:] = [int(number)]
+                record = example.SerializeToString(deterministic=True)
+                writer.write(record)
+                written += len(record)
+        finally:
+            writer.close()
+    except RuntimeError as error:  # what ArrayRecord raises for a full disk
+        raise OSError(f"{file.name} cannot be written ({_first_line(error)})") from error
     return written
 
 

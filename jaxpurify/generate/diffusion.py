@@ -15,7 +15,7 @@ import optax
 from jaxpurify.data.image import to_float
 from jaxpurify.generate.run import run
 from jaxpurify.networks.freeze import Frozen, freeze
-from jaxpurify.purify.schedule import Schedule
+from jaxpurify.purify.schedule import LINEAR, Schedule
 from jaxpurify.random import image_keys, named
 from jaxpurify.struct import struct
 from jaxpurify.train.schedule import warmup_cosine
@@ -41,7 +41,7 @@ class DiffusionRecipe:
     warmup: int = 500
     weight_decay: float = 1e-2
     max_timestep: int = 250
-    schedule: Schedule = Schedule()
+    schedule: Schedule = LINEAR
     ema_decay: float | None = None
 
     def __post_init__(self):

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Int, Key
 import numpy as np
 import optax
 
-from jaxpurify import loop
 from jaxpurify.data.image import to_float
 from jaxpurify.generate.run import run
 from jaxpurify.networks.freeze import Frozen, freeze

@@ -11,15 +11,9 @@ from jaxpurify.networks.freeze import freeze as freeze
 from jaxpurify.networks.hlb import HLB as HLB
 from jaxpurify.networks.hlb import hlb_m as hlb_m
 from jaxpurify.networks.hlb import hlb_s as hlb_s
-from jaxpurify.networks.layers import (
-    CIFAR10_MEAN as CIFAR10_MEAN,
-)
-from jaxpurify.networks.layers import (
-    CIFAR10_STD as CIFAR10_STD,
-)
-from jaxpurify.networks.layers import (
-    parameter_count as parameter_count,
-)
+from jaxpurify.networks.layers import CIFAR10_MEAN as CIFAR10_MEAN
+from jaxpurify.networks.layers import CIFAR10_STD as CIFAR10_STD
+from jaxpurify.networks.layers import parameter_count as parameter_count
 from jaxpurify.networks.mobilenet import MobileNetV2 as MobileNetV2
 from jaxpurify.networks.resnet import ResNet as ResNet
 from jaxpurify.networks.resnet import resnet18 as resnet18

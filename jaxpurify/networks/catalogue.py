@@ -17,6 +17,7 @@ from jaxpurify.networks.unet import UNET_SIZES, UNet
 NETWORKS: dict[str, Callable[..., nnx.Module]] = {
     "conv_energy": ConvEnergy,
     "residual_energy": ResidualEnergy,
+    "unet": UNet,
     "unet_s": functools.partial(UNet, UNET_SIZES["S"]),
     "unet_m": functools.partial(UNet, UNET_SIZES["M"]),
     "unet_l": functools.partial(UNet, UNET_SIZES["L"]),

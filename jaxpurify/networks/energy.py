@@ -9,7 +9,8 @@ import math
 from flax import nnx
 import jax
 
-from jaxpurify.networks.layers import Conv, Linear, Maps, xavier_uniform
+from jaxpurify.networks.initialise import xavier_uniform
+from jaxpurify.networks.layers import Conv, Linear, Maps
 from jaxpurify.networks.lowering import average_pool
 from jaxpurify.types import Energies, Images
 

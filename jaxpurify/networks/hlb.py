@@ -8,8 +8,10 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+import numpy as np
 
-from jaxpurify.networks.layers import BatchNorm, Conv, Linear, Maps, Standardise, torch_uniform
+from jaxpurify.networks.initialise import torch_uniform
+from jaxpurify.networks.layers import BatchNorm, Conv, Linear, Maps, Standardise
 from jaxpurify.networks.lowering import max_pool
 from jaxpurify.types import Images, Logits
 
@@ -109,5 +111,6 @@ def _identity_first(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
     """PyTorch's default, its first filters replaced by ones that copy one input channel each."""
     height, width, inputs, outputs = shape
     copied = min(inputs, outputs)
-    kernel = torch_uniform(key, shape, dtype).at[..., :copied].set(0)
-    return kernel.at[height // 2, width // 2, jnp.arange(copied), jnp.arange(copied)].set(1)
+    identity = np.zeros((height, width, inputs, copied), np.float32)
+    identity[height // 2, width // 2, range(copied), range(copied)] = 1
+    return jnp.concatenate([identity, torch_uniform(key, shape, dtype)[..., copied:]], -1)

@@ -12,17 +12,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxpurify.networks.initialise import ones, torch_uniform, uniform, zeros
 from jaxpurify.networks.lowering import convolve
 
 Initializer = Callable[..., jax.Array]
 # Feature maps [B, H, W, C]: unlike `Images`, what comes out may differ from what went in by all but B.
 Maps = Float[Array, "batch _ _ _"]
 Rows = Float[Array, "*batch inputs"]
-
-# PyTorch's default for convolutions and linear layers: uniform in ±1/sqrt(fan_in).
-torch_uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-kaiming_normal = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
-xavier_uniform = nnx.initializers.xavier_uniform()
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 
@@ -123,10 +119,10 @@ class BatchNorm(nnx.Module):
     """
 
     def __init__(self, channels: int, *, decay: float = 0.9, epsilon: float = 1e-5, fixed_scale: bool = False):
-        self.scale = (Fixed if fixed_scale else nnx.Param)(jnp.ones(channels))
-        self.bias = nnx.Param(jnp.zeros(channels))
-        self.mean = nnx.BatchStat(jnp.zeros(channels))
-        self.variance = nnx.BatchStat(jnp.ones(channels))
+        self.scale = (Fixed if fixed_scale else nnx.Param)(ones(channels))
+        self.bias = nnx.Param(zeros(channels))
+        self.mean = nnx.BatchStat(zeros(channels))
+        self.variance = nnx.BatchStat(ones(channels))
         self.decay, self.epsilon = decay, epsilon
         self.use_running_average = False
 
@@ -153,8 +149,8 @@ class GroupNorm(nnx.Module):
     def __init__(self, groups: int, channels: int, *, epsilon: float = 1e-5):
         if groups < 1 or channels % groups:
             raise ValueError(f"groups={groups} does not divide {channels} channels")
-        self.scale = nnx.Param(jnp.ones(channels))
-        self.bias = nnx.Param(jnp.zeros(channels))
+        self.scale = nnx.Param(ones(channels))
+        self.bias = nnx.Param(zeros(channels))
         self.groups, self.epsilon = groups, epsilon
 
     def __call__(self, images: Maps) -> Maps:
@@ -214,9 +210,8 @@ def _affine(images: Maps, scale: Array, shift: Array) -> Maps:
 
 def _bias(fan_in: int, outputs: int, zero: bool, rngs: nnx.Rngs) -> jax.Array:
     if zero:
-        return jnp.zeros(outputs)
-    bound = 1 / math.sqrt(fan_in)
-    return jax.random.uniform(rngs.params(), (outputs,), jnp.float32, -bound, bound)
+        return zeros(outputs)
+    return uniform(rngs.params(), (outputs,), 1 / math.sqrt(fan_in))
 
 
 def _one_a_channel(name: str, numbers: float | Sequence[float], channels: int) -> tuple[float, ...]:

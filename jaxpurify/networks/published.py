@@ -121,7 +121,10 @@ def _unet(shapes: Shapes, options: Options) -> nnx.Module:
     for field, expected in _UNET_DEFAULTS.items():
         if config.get(field, expected) != expected:
             raise ValueError(f"unet2d: {field} is {config[field]!r} in the config; only {expected!r} is supported")
-    levels = range(1 + max(int(match[1]) for name in shapes if (match := re.match(r"down_blocks\.(\d+)\.", name))))
+    numbers = [int(match[1]) for name in shapes if (match := re.match(r"down_blocks\.(\d+)\.", name))]
+    if not numbers:
+        raise KeyError("down_blocks.0.resnets.0.conv1.weight")
+    levels = range(1 + max(numbers))
     attends = [f"down_blocks.{level}.attentions.0.group_norm.weight" in shapes for level in levels]
     inferred = {
         "block_channels": tuple(shapes[f"down_blocks.{level}.resnets.0.conv1.weight"][0] for level in levels),

@@ -43,7 +43,7 @@ def save_network(
     path = Path(path)
     header = {"network": network, "options": json.dumps(options), "card": json.dumps(card or {})}
     temporary = path.with_name(path.name + ".tmp")
-    save_file({name: np.ascontiguousarray(leaf) for name, leaf in _named(frozen.state)}, temporary, header)
+    save_file({name: np.asarray(leaf, order="C") for name, leaf in _named(frozen.state)}, temporary, header)
     temporary.rename(path)
 
 

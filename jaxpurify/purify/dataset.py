@@ -8,7 +8,6 @@ from pathlib import Path
 import re
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key
 import numpy as np

@@ -1,12 +1,14 @@
 """Noising and denoising by a diffusion model (PureGen, arXiv:2405.18627; DDPM, arXiv:2006.11239)."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt32
 import numpy as np
 
 from jaxpurify import loop
-from jaxpurify.purify.schedule import Schedule
+from jaxpurify.purify.schedule import LINEAR, Schedule
 from jaxpurify.random import fold, normal
 from jaxpurify.struct import static, struct
 from jaxpurify.types import Images, Keys, Noise
@@ -39,7 +41,7 @@ class Diffusion:
     timestep: int = static(default=75)
     steps: int | None = static(default=None)
     sampler: str = static(default="ancestral")
-    schedule: Schedule = static(default=Schedule())
+    schedule: Schedule = static(default=LINEAR)
     compat: bool = static(default=False)
 
     def __post_init__(self):
@@ -62,8 +64,10 @@ class Diffusion:
     def levels(self) -> np.ndarray:
         """The visited timesteps, from T − 1 down to 0, as many as there are network calls."""
         count = self.timestep if self.steps is None else self.steps
-        return np.round(np.linspace(self.timestep - 1, 0, count)).astype(int) if count > 1 else np.array(
-            [self.timestep - 1]
+        return (
+            np.round(np.linspace(self.timestep - 1, 0, count)).astype(int)
+            if count > 1
+            else np.array([self.timestep - 1])
         )
 
     def coefficients(self) -> np.ndarray:
@@ -73,7 +77,7 @@ class Diffusion:
         """
         levels = [*self.levels(), -1]
         rows = []
-        for level, following in zip(levels[:-1], levels[1:], strict=True):
+        for level, following in itertools.pairwise(levels):
             now, then = self.schedule.signal_variance(level), self.schedule.signal_variance(following)
             if self.sampler == "ancestral":
                 beta = 1 - now / then
@@ -88,9 +92,7 @@ class Diffusion:
         return np.array(rows, np.float32)
 
 
-def reverse_update(
-    noisy: Images, predicted: Images, fresh: Images, row: Float[Array, "6"]
-) -> Images:
+def reverse_update(noisy: Images, predicted: Images, fresh: Images, row: Float[Array, "6"]) -> Images:
     """One denoising step in [-1, 1] units from a row of `Diffusion.coefficients`, given its noise `fresh`."""
     _, signal, spread, clean_weight, noisy_weight, deviation = row
     clean = jnp.clip((noisy - spread * predicted) / signal, -1.0, 1.0)

@@ -1,8 +1,8 @@
 """Langevin dynamics on an energy (PureEBM, arXiv:2405.19376; PureGen, arXiv:2405.18627)."""
 
 import jax
-from jaxtyping import Array, Float, UInt32
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, UInt32
 
 from jaxpurify import loop
 from jaxpurify.random import fold, normal

@@ -47,3 +47,6 @@ def _alpha_bars(schedule: Schedule) -> np.ndarray:
         signal = np.cos((position + 0.008) / 1.008 * np.pi / 2) ** 2
         betas = np.minimum(1 - signal[1:] / signal[:-1], 0.999)
     return np.cumprod(1 - betas)
+
+
+LINEAR = Schedule()

@@ -15,7 +15,9 @@ def triangular(steps: int, peak: float, *, start: float = 0.2, peak_at: float = 
     )
 
 
-def multistep(steps: int, peak: float, *, drops: tuple[float, ...] = (0.5, 0.75), factor: float = 0.1) -> optax.Schedule:
+def multistep(
+    steps: int, peak: float, *, drops: tuple[float, ...] = (0.5, 0.75), factor: float = 0.1
+) -> optax.Schedule:
     """Constant, multiplied by `factor` at each share `drops` of all steps."""
     return optax.piecewise_constant_schedule(peak, {round(drop * steps): factor for drop in drops})
 

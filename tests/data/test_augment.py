@@ -15,10 +15,7 @@ STAGES = [
     Flip(),
     PadCrop(),
     PadCrop(padding=2, mode="reflect"),
-    PadCrop(padding=0),
     Cutout(size=5),
-    Cutout(size=4, fill=0.5),
-    Shift(pixels=3),
     Shift(pixels=2, mode="edge"),
     Compose((Flip(), PadCrop(padding=3), Cutout(size=3))),
 ]
@@ -34,25 +31,27 @@ def batch(count=24, height=12, width=10, channels=3, rows=slice(None)):
 @pytest.mark.parametrize("stage", STAGES, ids=repr)
 def test_every_stage_keeps_shape_range_and_does_not_depend_on_the_batch(stage):
     keys, images = batch()
-    augmented = jax.jit(stage)(keys, images)
+    apply = jax.jit(stage)
+    augmented = np.asarray(apply(keys, images))
     assert augmented.shape == images.shape and augmented.dtype == images.dtype
-    assert float(augmented.min()) >= 0.0 and float(augmented.max()) <= 1.0
-    np.testing.assert_array_equal(augmented, jax.jit(stage)(*batch()))
-    for rows in (slice(0, 1), slice(5, 12)):
-        np.testing.assert_array_equal(jax.jit(stage)(*batch(rows=rows)), augmented[rows])
+    assert augmented.min() >= 0.0 and augmented.max() <= 1.0
+    np.testing.assert_array_equal(augmented, apply(*batch()))
+    rows = slice(5, 12)
+    np.testing.assert_array_equal(jax.jit(stage)(*batch(rows=rows)), augmented[rows])
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=repr)
-def test_every_stage_is_linear_in_the_images_and_has_their_gradient(stage):
+def test_every_stage_is_affine_in_the_images_and_has_their_gradient(stage):
     images = batch(count=3)[1]
-    weights = jax.random.normal(jax.random.key(1), images.shape)
-    step = jax.random.normal(jax.random.key(2), images.shape)
+    weights, step = np.random.default_rng(1).normal(size=(2, *images.shape)).astype(np.float32)
 
+    @jax.jit
+    @jax.value_and_grad
     def augmented(images):
         return (weights * stage(batch(count=3)[0], images)).sum()
 
-    gradient = jax.grad(augmented)(images)
-    change = augmented(images + step) - augmented(images)
+    value, gradient = augmented(images)
+    change = augmented(images + step)[0] - value
     np.testing.assert_allclose((gradient * step).sum(), change, rtol=1e-3, atol=1e-3)
 
 

@@ -1,0 +1,104 @@
+"""`jaxpurify list`: everything that has a name, so that commands and specs need not be guessed."""
+
+import dataclasses
+import inspect
+
+from jaxpurify.cli.options import read_options
+
+PROTOCOLS = ("demo", "cpu", "cpu-small", "paper")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Print every attack, purifier, preset, network, protocol, schedule and bundled weight."""
+
+
+def main(arguments: list[str]) -> int | None:
+    """Runs the command."""
+    read_options(Options, arguments, command="list")
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    for title, columns, rows in sections():
+        table = Table(*columns, title=Text(title, style="bold"), box=box.SIMPLE_HEAD, title_justify="left")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        if console.is_terminal:
+            console.print(table)
+        else:
+            print(f"{title}\n" + "\n".join("  " + "  ".join(cell for cell in row if cell) for row in rows) + "\n")
+    return None
+
+
+def sections() -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+    """Title, column names and rows of every kind of name, as the catalogues hold them."""
+    from jaxpurify.attack.catalogue import ATTACKS
+    from jaxpurify.evaluate.presets import PRESETS as SCENARIOS
+    from jaxpurify.evaluate.protocol import protocol
+    from jaxpurify.evaluate.purifiers import PRESETS, PURIFIERS
+    from jaxpurify.networks.catalogue import NETWORKS
+    from jaxpurify.train.schedule import SCHEDULES
+    from jaxpurify.weights.catalogue import BUNDLED, bundled_path
+
+    attacks = [
+        (
+            name,
+            attack.summary,
+            "needs --surrogate" if attack.needs_surrogate else "",
+            _options(attack.craft, {"apply", "params", "key", "images", "labels", "trigger", "transform"}),
+            attack.source,
+        )
+        for name, attack in ATTACKS.items()
+    ]
+    weights = [
+        (name, kind, "x".join(map(str, shape)), "" if bundled_path(name).is_file() else "not in this installation")
+        for name, (kind, shape) in BUNDLED.items()
+    ]
+    networks = [(name, _options(network, {"rngs"})) for name, network in NETWORKS.items()]
+    scenarios = [
+        (name, preset.protocol, ", ".join(preset.attacks), ", ".join(preset.defences))
+        for name, preset in SCENARIOS.items()
+    ]
+    known = (protocol(name) for name in PROTOCOLS)
+    protocols = [
+        (each.name, each.train, each.test, f"{each.victim}, {each.recipe.epochs} epochs") for each in known
+    ]
+    return [
+        ("Attacks", ("name", "what it does", "", "options", "source"), attacks),
+        ("Purifiers", ("name", "options"), [(name, _purifier_options(name)) for name in PURIFIERS]),
+        ("Purifier presets", ("name", "stands for"), list(PRESETS.items())),
+        ("Scenario presets (evaluate --preset)", ("name", "protocol", "attacks", "defences"), scenarios),
+        ("Protocols", ("name", "trains on", "tests on", "victim"), protocols),
+        ("Networks", ("name", "options"), networks),
+        ("Learning-rate schedules", ("name",), [(name,) for name in SCHEDULES]),
+        ("Bundled weights", ("name", "kind", "images", ""), weights),
+    ]
+
+
+def _options(function, without: set[str]) -> str:
+    """The parameters that a spec can set, with their defaults."""
+    found = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name in without or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        default = parameter.default
+        found.append(name if default is parameter.empty else f"{name}={_short(default)}")
+    return ", ".join(found)
+
+
+def _purifier_options(name: str) -> str:
+    from jaxpurify.evaluate.purifiers import PURIFIERS
+    from jaxpurify.purify.diffusion import Diffusion
+    from jaxpurify.purify.langevin import Langevin
+
+    struct = {"langevin": Langevin, "diffusion": Diffusion}.get(name)
+    own = _options(PURIFIERS[name], {"shape"})
+    more = _options(struct, {"energy", "noise", "schedule"}) if struct is not None else ""
+    return ", ".join(part for part in (more, own) if part)
+
+
+def _short(value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else repr(value)

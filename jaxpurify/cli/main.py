@@ -1,0 +1,64 @@
+"""The `jaxpurify` command: finds the command's file, runs it, and turns bad input into one line and exit 2."""
+
+import importlib
+import os
+import sys
+
+COMMANDS = {
+    "demo": "the main job on scanned digits: poison, purify, train, report",
+    "purify": "clean a data set with a purifier",
+    "generate": "train an energy or a diffusion model to purify with",
+    "craft": "make a poison",
+    "train": "train a classifier",
+    "evaluate": "attack × defence × victim, as rows and a table",
+    "report": "tables and pages from results",
+    "list": "everything that has a name: attacks, purifiers, networks, presets, weights",
+}
+
+# A command's file is named after it, where that does not hide a builtin.
+FILES = {"list": "list_names"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit status (0, or 2 for bad input, or 130 when interrupted).
+
+    Args:
+      arguments: the words after `jaxpurify`; None: those that the process was started with.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"jaxpurify: unknown command {name!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        # Imported only now: most commands need JAX, whose import takes seconds.
+        command = importlib.import_module(f"jaxpurify.cli.{FILES.get(name, name)}")
+        return command.main(rest) or 0
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has gone; nothing may be flushed to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"jaxpurify {name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"jaxpurify {name}: interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+    except SystemExit as exit:  # --help, or options that the parser refused and has already explained
+        return exit.code if isinstance(exit.code, int) else int(exit.code is not None)
+
+
+def _usage() -> str:
+    lines = [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: jaxpurify COMMAND [options]",
+            "",
+            *lines,
+            "",
+            "jaxpurify COMMAND --help shows the options of a command.",
+        ]
+    )

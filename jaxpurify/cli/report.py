@@ -1,0 +1,60 @@
+"""`jaxpurify report`: the results table of existing rows, on the terminal, as Markdown or as an HTML page."""
+
+import dataclasses
+from pathlib import Path
+
+import tyro
+
+from jaxpurify.cli.options import check_output, read_options
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Print the results table of rows that are there already; nothing is run.
+
+    Attributes:
+      results: a results.jsonl file, or the folder that holds it.
+      out: also write the table as one self-contained HTML page.
+      markdown: print the table as Markdown.
+      force: replace OUT if it exists.
+    """
+
+    results: tyro.conf.Positional[Path]
+    out: Path | None = None
+    markdown: bool = False
+    force: bool = False
+
+
+def main(arguments: list[str]) -> int | None:
+    """Runs the command."""
+    options = read_options(Options, arguments, command="report")
+    path = options.results / "results.jsonl" if options.results.is_dir() else options.results
+    if options.out is not None:
+        check_output(options.out, force=options.force)
+
+    from jaxpurify.evaluate.table import markdown_table
+    from jaxpurify.records import read_rows
+
+    rows = read_rows(path)
+    if options.markdown:
+        print(markdown_table(rows))
+    else:
+        print_table(rows)
+    if options.out is not None:
+        from jaxpurify.evaluate.report import demo_report
+
+        demo_report(options.out, rows, title=f"Results of {path}")
+    return None
+
+
+def print_table(rows: list) -> None:
+    """The results table in colour on a terminal, as plain text otherwise."""
+    from rich.console import Console
+
+    from jaxpurify.evaluate.table import results_table, text_table
+
+    console = Console()
+    if console.is_terminal:
+        console.print(results_table(rows))
+    else:
+        print(text_table(rows), end="")

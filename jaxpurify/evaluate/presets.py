@@ -1,0 +1,52 @@
+"""Grids that have a name, so that a table can be made again with one short command."""
+
+import dataclasses
+
+from jaxpurify.evaluate.protocol import protocol
+from jaxpurify.evaluate.scenario import Scenario
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """The settings of a `Scenario`, with the protocol by name.
+
+    Attributes:
+      protocol: name of the protocol.
+      attacks, defences, seeds, trigger_scale: as in `Scenario`.
+    """
+
+    protocol: str
+    attacks: tuple[str, ...]
+    defences: tuple[str, ...]
+    seeds: tuple[int, ...] = (0,)
+    trigger_scale: float = 1.0
+
+    def scenario(self) -> Scenario:
+        """The grid that these settings describe.
+
+        Raises:
+          ValueError: unknown protocol or attack.
+        """
+        return Scenario(protocol(self.protocol), self.attacks, self.defences, self.seeds, self.trigger_scale)
+
+
+PRESETS: dict[str, Preset] = {
+    "demo": Preset(
+        "demo",
+        ("pattern(epsilon=0.15, fraction=0.05)", "class_noise(epsilon=16/255, kind='sign')"),
+        ("jpeg(quality=50)", "puregen-ebm", "puregen-ddpm", "puregen-naive"),
+        (0, 1, 2),
+    ),
+    "cpu-narcissus": Preset(
+        "cpu",
+        ("narcissus(epsilon=16/255, count=500)",),
+        ("jpeg(quality=50)", "puregen-ebm", "puregen-ddpm"),
+    ),
+}
+
+
+def preset(name: str) -> Preset:
+    """The preset called `name`; ValueError lists the known names."""
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,109 @@
+"""Protocols: which images, which victim and which training a table uses, so that its rows can be compared."""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+from flax import nnx
+import jax
+
+from jaxpurify.data.augment import Compose, Flip, PadCrop
+from jaxpurify.data.dataset import Dataset
+from jaxpurify.data.sources import load_source
+from jaxpurify.networks.freeze import Frozen
+from jaxpurify.networks.stored import build
+from jaxpurify.random import named
+from jaxpurify.train.classifier import Recipe, train_classifier
+
+CIFAR10 = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2471, 0.2435, 0.2616)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """What stays the same over all rows of a table.
+
+    Attributes:
+      name: written into every row.
+      train, test: source strings; only `train` is poisoned and purified.
+      public: source that the attacker's surrogate and the generative models see, disjoint from both.
+      network: of victims and surrogates, a name in `NETWORKS`.
+      options: of its constructor.
+      recipe: how they are trained.
+      augment: keys and images to augmented images, or None.
+    """
+
+    name: str
+    train: str
+    test: str
+    public: str
+    network: str
+    options: dict[str, Any]
+    recipe: Recipe
+    augment: Callable | None
+
+    @property
+    def victim(self) -> str:
+        """Network and width as one word for the rows, such as `resnet9-w16`."""
+        return f"{self.network}-w{self.options['width']}" if "width" in self.options else self.network
+
+    def classifier(self, dataset: Dataset, seed: int, *, progress: Callable[[int, int], None] | None = None) -> Frozen:
+        """A victim (or surrogate) trained on `dataset`; `seed` sets its weights, batches and augmentation."""
+        key = jax.random.key(seed)
+        model = build(self.network, self.options, nnx.Rngs(named(key, "weights")))
+        arguments = {"recipe": self.recipe, "augment": self.augment, "progress": progress}
+        return train_classifier(model, dataset.images, dataset.labels, named(key, "train"), **arguments)[0]
+
+    def config(self) -> dict[str, Any]:
+        """The settings as plain values, part of every row."""
+        return {
+            "train": self.train,
+            "test": self.test,
+            "public": self.public,
+            "network": self.network,
+            "options": {
+                name: list(value) if isinstance(value, tuple) else value for name, value in self.options.items()
+            },
+            "recipe": dataclasses.asdict(self.recipe),
+            "augment": repr(self.augment),
+        }
+
+    def load(self) -> tuple[Dataset, Dataset]:
+        """The clean training set and the test set."""
+        return load_source(self.train), load_source(self.test)
+
+
+def protocol(name: str) -> Protocol:
+    """The protocol called `name`.
+
+    `demo`: digits. `cpu` and `cpu-small`: CIFAR-10 at sizes that two cores can train; their figures do not
+    reproduce published ones. `paper`: PureGen's CIFAR-10 settings (arXiv:2405.18627), for accelerators.
+
+    Raises:
+      ValueError: unknown name.
+    """
+    crop = Compose((PadCrop(4), Flip()))
+    small = {"width": 16, "classes": 10, "channels": 3, **CIFAR10}
+    cpu = Recipe(epochs=20, batch_size=128, learning_rate=0.2, weight_decay=5e-4)
+    known = {
+        "demo": lambda: Protocol(
+            "demo", "digits/train", "digits/test", "digits/public", "resnet9",
+            {"width": 8, "classes": 10, "channels": 1},
+            Recipe(epochs=15, batch_size=50, learning_rate=0.05), None,
+        ),
+        "cpu": lambda: Protocol(
+            "cpu", "tfds:cifar10/train[:10000]", "tfds:cifar10/test", "tfds:cifar10/train[25000:]", "resnet9",
+            small, cpu, crop,
+        ),
+        "cpu-small": lambda: Protocol(
+            "cpu-small", "tfds:cifar10/train[:5000]", "tfds:cifar10/test", "tfds:cifar10/train[25000:]", "resnet9",
+            small, dataclasses.replace(cpu, epochs=15), crop,
+        ),
+        "paper": lambda: Protocol(
+            "paper", "tfds:cifar10/train", "tfds:cifar10/test", "folder:cinic10-imagenet/train", "resnet18",
+            {"classes": 10, "channels": 3, **CIFAR10},
+            Recipe(epochs=200, batch_size=128, learning_rate=0.1, schedule="multistep"), crop,
+        ),
+    }  # fmt: skip
+    if name not in known:
+        raise ValueError(f"unknown protocol {name!r}; known: {', '.join(known)}")
+    return known[name]()

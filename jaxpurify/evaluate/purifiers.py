@@ -1,0 +1,92 @@
+"""Purifiers by name: what a command line says and a results row records."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxpurify.evaluate.specs import Spec, parse_specs
+from jaxpurify.purify.combine import Average, Identity, Repeat, chain
+from jaxpurify.purify.diffusion import Diffusion
+from jaxpurify.purify.jpeg import Jpeg
+from jaxpurify.purify.langevin import Langevin
+from jaxpurify.types import Energy, Purifier
+from jaxpurify.weights.catalogue import bundled_for, load_weights
+
+Shape = tuple[int, ...]
+
+# Published settings (PureGen, arXiv:2405.18627) in the order Langevin steps, diffusion timestep, repetitions.
+PRESETS: dict[str, str] = {
+    "puregen-ebm": "langevin(steps=150)",
+    "puregen-ddpm": "diffusion(timestep=75)",
+    "puregen-naive": "langevin(steps=150)|diffusion(timestep=75)",
+    "puregen-reps": "repeat('langevin(steps=10)|diffusion(timestep=50)', 5)",
+}
+
+
+def make_purifier(spec: str, shape: Shape) -> Purifier:
+    """The purifier that `spec` describes, for images of `shape` [H, W, C].
+
+    Args:
+      spec: a preset, or purifiers joined by `|`, such as `langevin(steps=150)|diffusion(timestep=75)`. Models are
+        the bundled ones for the shape, or `weights='FILE.safetensors'`.
+
+    Raises:
+      ValueError: unknown names (the known ones are listed), options or values; no weights for the shape.
+    """
+    stages = [_stage(part, shape) for part in parse_specs(PRESETS.get(spec.strip(), spec))]
+    return stages[0] if len(stages) == 1 else chain(*stages)
+
+
+def energy_for(shape: Shape, weights: str | None = None) -> Energy:
+    """The energy that `langevin` uses for images of `shape`: bundled, or from a file."""
+    return load_weights(weights or bundled_for("energy", shape))[0]
+
+
+def _stage(part: Spec, shape: Shape) -> Purifier:
+    if part.name in PRESETS and not part.positional and not part.options:
+        return make_purifier(PRESETS[part.name], shape)
+    if part.name not in PURIFIERS:
+        raise ValueError(f"unknown purifier {part.name!r}; known: {', '.join([*PURIFIERS, *PRESETS])}")
+    try:
+        return PURIFIERS[part.name](shape, *part.positional, **part.options)
+    except TypeError as error:
+        raise ValueError(f"purifier {part.name!r}: {str(error).removeprefix('_' + part.name + '() ')}") from None
+
+
+def _identity(shape: Shape) -> Purifier:
+    return Identity()
+
+
+def _jpeg(shape: Shape, quality: int = 50) -> Purifier:
+    return Jpeg(quality)
+
+
+def _langevin(shape: Shape, *, weights: str | None = None, **options: Any) -> Purifier:
+    energy, card = load_weights(weights or bundled_for("energy", shape))
+    return Langevin(energy, **{**card.get("langevin", {}), **options})
+
+
+def _diffusion(shape: Shape, *, weights: str | None = None, **options: Any) -> Purifier:
+    noise, card = load_weights(weights or bundled_for("noise", shape))
+    purifier = Diffusion(noise, **{**card.get("diffusion", {}), **options})
+    trained = card.get("max_timestep")
+    if trained is not None and purifier.timestep > trained:
+        raise ValueError(f"timestep={purifier.timestep}; these weights were trained up to timestep {trained}")
+    return purifier
+
+
+def _repeat(shape: Shape, spec: str, count: int) -> Purifier:
+    return Repeat(make_purifier(spec, shape), count)
+
+
+def _average(shape: Shape, spec: str, count: int = 4, kind: str = "mean") -> Purifier:
+    return Average(make_purifier(spec, shape), count, kind)
+
+
+PURIFIERS: dict[str, Callable[..., Purifier]] = {
+    "identity": _identity,
+    "jpeg": _jpeg,
+    "langevin": _langevin,
+    "diffusion": _diffusion,
+    "repeat": _repeat,
+    "average": _average,
+}

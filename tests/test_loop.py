@@ -1,0 +1,125 @@
+"""Loops: the Python loop over a compiled step and `lax.scan` are the same loop."""
+
+import dataclasses
+
+import chex
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpurify import loop
+from jaxpurify.networks import ConvEnergy, freeze
+from jaxpurify.struct import static, struct
+
+START = jnp.linspace(0.0, 1.0, 12).reshape(3, 4)
+
+
+def wave(state, index, factor):
+    state = factor * state * (1 - state) + 0.01 * index.astype(jnp.float32)
+    return state, {"largest": state.max()}
+
+
+def wave_only(state, index, factor):
+    return wave(state, index, factor)[0]
+
+
+def descend(images, index, energy):
+    return images - 0.01 * jax.grad(lambda images: energy(images).sum())(images)
+
+
+def test_the_python_loop_is_the_scan_bit_for_bit():
+    assert loop.runs_in_python(START)
+    state, outputs = loop.scan(wave, START, 7, jnp.float32(3.7))
+    scanned, scanned_outputs = jax.jit(lambda state, factor: loop.scan(wave, state, 7, factor))(START, jnp.float32(3.7))
+    assert outputs["largest"].shape == (7,)
+    np.testing.assert_array_equal(state, scanned)
+    np.testing.assert_array_equal(outputs["largest"], scanned_outputs["largest"])
+
+
+def test_repeat_is_scan_without_outputs():
+    state, _ = loop.scan(wave, START, 5, jnp.float32(3.7))
+    np.testing.assert_array_equal(loop.repeat(wave_only, START, 5, jnp.float32(3.7)), state)
+
+
+def test_gradients_of_convolutions_agree():
+    energy = freeze(ConvEnergy(4, channels=1, size=8, rngs=nnx.Rngs(0)))
+    images = jax.random.uniform(jax.random.key(0), (2, 8, 8, 1))
+    scanned = jax.jit(lambda images, energy: loop.repeat(descend, images, 4, energy))(images, energy)
+    np.testing.assert_allclose(loop.repeat(descend, images, 4, energy), scanned, atol=1e-6)
+
+
+def test_new_operands_do_not_recompile():
+    @chex.assert_max_traces(n=1)
+    def step(state, index, factor):
+        return factor * state + index.astype(jnp.float32)
+
+    chex.clear_trace_counter()
+    for factor in (1.0, 2.0, 3.0):
+        loop.repeat(step, START, 4, jnp.float32(factor))
+    # Another length is the same compiled step.
+    assert loop.repeat(step, START, 9, jnp.float32(0.0))[0, 0] == 8
+
+
+def test_no_steps_and_fewer():
+    state, outputs = loop.scan(wave, START, 0, jnp.float32(1.0))
+    np.testing.assert_array_equal(state, START)
+    assert outputs is None
+    with pytest.raises(ValueError, match="steps is -1"):
+        loop.repeat(wave_only, START, -1, jnp.float32(1.0))
+
+
+def test_the_caller_keeps_its_state():
+    loop.repeat(wave_only, START, 2, jnp.float32(1.0))
+    assert not START.is_deleted()
+
+
+def test_loops_run_inside_of_transformations():
+    gradient = jax.grad(lambda factor: loop.repeat(wave_only, START, 3, factor).sum())(jnp.float32(2.0))
+    near = [float(loop.repeat(wave_only, START, 3, jnp.float32(factor)).sum()) for factor in (1.99, 2.01)]
+    np.testing.assert_allclose(gradient, (near[1] - near[0]) / 0.02, rtol=1e-3)
+    swept = jax.vmap(lambda factor: loop.repeat(wave_only, START, 3, factor))(jnp.array([1.0, 2.0]))
+    np.testing.assert_array_equal(swept[1], loop.repeat(wave_only, START, 3, jnp.float32(2.0)))
+
+
+@struct
+class Affine:
+    factor: jax.Array
+    steps: int = static(default=2)
+
+    def __call__(self, numbers):
+        TRACES.append("struct")
+        return loop.repeat(wave_only, numbers, self.steps, self.factor)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    steps: int
+
+    def __call__(self, numbers, factor):
+        TRACES.append("object")
+        return loop.repeat(wave_only, numbers, self.steps, factor)
+
+
+def plain(numbers, factor):
+    TRACES.append("function")
+    return loop.repeat(wave_only, numbers, 2, factor)
+
+
+TRACES = []
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_call_takes_structs_objects_and_functions(backend, monkeypatch):
+    # Only the decision is another backend's: "gpu" compiles the whole call, loops included.
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    TRACES.clear()
+    for factor in (jnp.float32(2.0), jnp.float32(3.0)):
+        expected = factor * START * (1 - START)
+        expected = factor * expected * (1 - expected) + 0.01
+        np.testing.assert_allclose(loop.call(Affine(factor), START), expected, atol=1e-6)
+        np.testing.assert_allclose(loop.call(Recipe(2), START, factor), expected, atol=1e-6)
+        np.testing.assert_allclose(loop.call(plain, START, factor), expected, atol=1e-6)
+    calls = ["struct", "object", "function"]
+    assert calls * 2 == TRACES if backend == "cpu" else calls == TRACES
