@@ -42,10 +42,7 @@ def scan(step: Step, state: State, steps: int, *operands: Any) -> tuple[State, A
             return state, None
         return state, jax.tree.map(lambda *rows: jnp.stack(rows), *outputs)
 
-    def body(carry, index):
-        return step(carry, index, *operands)
-
-    return lax.scan(body, state, jnp.arange(steps, dtype=jnp.uint32))
+    return _compiled_scan(step, steps, state, operands)
 
 
 def repeat(step: Callable[..., State], state: State, steps: int, *operands: Any) -> State:
@@ -78,6 +75,14 @@ class _WithoutOutput:
 @functools.partial(jax.jit, static_argnums=0)
 def _compiled_step(step, state, index, operands):
     return step(state, index, *operands)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _compiled_scan(step, steps, state, operands):
+    def body(carry, index):
+        return step(carry, index, *operands)
+
+    return lax.scan(body, state, jnp.arange(steps, dtype=jnp.uint32))
 
 
 def call(function: Callable[..., Any], *operands: Any) -> Any:

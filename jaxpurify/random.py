@@ -9,18 +9,18 @@ import zlib
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, UInt32
+from jaxtyping import Array, Float, Integer, Key, UInt32
 import numpy as np
 
 from jaxpurify.types import Keys
 
 
-def image_keys(key: Key[Array, ""], index: Int[Array, "batch"]) -> Keys:
+def image_keys(key: Key[Array, ""], index: Integer[Array, "batch"]) -> Keys:
     """One key an image: `key` folded with each position in `index` [B] (0 … 2³²-1); `key` is consumed."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
 
-def fold(keys: Keys, data: int | Int[Array, ""]) -> Keys:
+def fold(keys: Keys, data: int | Integer[Array, ""]) -> Keys:
     """Folds one number, a stage or a step, into every key of a batch."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
 

@@ -1,12 +1,13 @@
 """`jaxpurify evaluate`: a grid of attacks, defences and seeds, as rows, a table and a page."""
 
 import dataclasses
+import itertools
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from jaxpurify.cli.options import MOST_SEED, check_seed, read_options
+from jaxpurify.cli.options import check_seed, read_options
 from jaxpurify.cli.progress import progress_display
 
 Specs = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
@@ -50,12 +51,57 @@ def main(arguments: list[str]) -> int | None:
     check_seed(options.seed)
     check_seed(options.seed + (options.seeds or 1) - 1)
 
-    from jaxpurify.attack.catalogue import named_attack
-    from jaxpurify.cli.craft import check_attack
+    if options.out is not None and options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"{options.out} is a file; rows, page and models go to a folder")
+
     from jaxpurify.cli.report import print_table
+    from jaxpurify.evaluate.report import demo_report
+    from jaxpurify.evaluate.scenario import run_scenario
+    from jaxpurify.records import read_rows
+
+    scenario = checked_scenario(options)
+    directory = options.out or Path("runs") / (options.preset or scenario.protocol.name)
+    with progress_display() as progress:
+        results = run_scenario(scenario, directory, progress=progress)
+    rows = read_rows(results)
+    print_table(rows)
+    page = demo_report(
+        directory / "report.html",
+        rows,
+        title=f"Results of {options.preset or scenario.protocol.name}",
+        configuration=scenario.protocol.config(),
+    )
+    print(f"rows {results}; report {page}")
+    return None
+
+
+def checked_scenario(options: Options) -> Any:
+    """The grid that the options describe.
+
+    Raises:
+      ValueError: unknown names, or options that an attack or a purifier does not take.
+    """
+    from jaxpurify.cli.craft import attack_options
+    from jaxpurify.data.sources import load_source
     from jaxpurify.evaluate.presets import Preset, preset
     from jaxpurify.evaluate.purifiers import make_purifier
-    from jaxpurify.evaluate.report import demo_report
-    from jaxpurify.evaluate.scenario import NONE, run_scenario
-    from jaxpurify.evaluate.specs import parse_spec
-    from jaxpurify.records import read_rows
+    from jaxpurify.evaluate.scenario import NONE
+
+    chosen = Preset(options.protocol or "", (), ()) if options.preset is None else preset(options.preset)
+    changed = {
+        "protocol": options.protocol,
+        "attacks": tuple(itertools.chain(*options.attack)) or None,
+        "defences": tuple(itertools.chain(*options.defence)) or None,
+        "seeds": tuple(range(options.seed, options.seed + (options.seeds or len(chosen.seeds)))),
+        "trigger_scale": options.trigger_scale,
+    }
+    chosen = dataclasses.replace(chosen, **{name: value for name, value in changed.items() if value is not None})
+    scenario = chosen.scenario()
+    for spec in scenario.attacks:
+        attack_options(spec)
+    defences = [spec for spec in scenario.defences if spec != NONE]
+    if defences:
+        shape = load_source(scenario.protocol.train).images.shape[1:]
+        for spec in defences:
+            make_purifier(spec, shape)
+    return scenario

@@ -1,7 +1,9 @@
 """`jaxpurify list`: everything that has a name, so that commands and specs need not be guessed."""
 
+from collections.abc import Callable, Iterable
 import dataclasses
 import inspect
+from typing import Any
 
 from jaxpurify.cli.options import read_options
 
@@ -36,6 +38,7 @@ def main(arguments: list[str]) -> int | None:
 def sections() -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
     """Title, column names and rows of every kind of name, as the catalogues hold them."""
     from jaxpurify.attack.catalogue import ATTACKS
+    from jaxpurify.cli.network import constructor_parameters
     from jaxpurify.evaluate.presets import PRESETS as SCENARIOS
     from jaxpurify.evaluate.protocol import protocol
     from jaxpurify.evaluate.purifiers import PRESETS, PURIFIERS
@@ -57,15 +60,13 @@ def sections() -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
         (name, kind, "x".join(map(str, shape)), "" if bundled_path(name).is_file() else "not in this installation")
         for name, (kind, shape) in BUNDLED.items()
     ]
-    networks = [(name, _options(network, {"rngs"})) for name, network in NETWORKS.items()]
+    networks = [(name, _texts(constructor_parameters(name).values())) for name in NETWORKS]
     scenarios = [
         (name, preset.protocol, ", ".join(preset.attacks), ", ".join(preset.defences))
         for name, preset in SCENARIOS.items()
     ]
     known = (protocol(name) for name in PROTOCOLS)
-    protocols = [
-        (each.name, each.train, each.test, f"{each.victim}, {each.recipe.epochs} epochs") for each in known
-    ]
+    protocols = [(each.name, each.train, each.test, f"{each.victim}, {each.recipe.epochs} epochs") for each in known]
     return [
         ("Attacks", ("name", "what it does", "", "options", "source"), attacks),
         ("Purifiers", ("name", "options"), [(name, _purifier_options(name)) for name in PURIFIERS]),
@@ -78,15 +79,16 @@ def sections() -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
     ]
 
 
-def _options(function, without: set[str]) -> str:
+def _options(function: Callable, without: set[str]) -> str:
     """The parameters that a spec can set, with their defaults."""
-    found = []
-    for name, parameter in inspect.signature(function).parameters.items():
-        if name in without or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-            continue
-        default = parameter.default
-        found.append(name if default is parameter.empty else f"{name}={_short(default)}")
-    return ", ".join(found)
+    return _texts(each for each in inspect.signature(function).parameters.values() if each.name not in without)
+
+
+def _texts(parameters: Iterable[inspect.Parameter]) -> str:
+    named = [each for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
+    return ", ".join(
+        each.name if each.default is each.empty else f"{each.name}={_short(each.default)}" for each in named
+    )
 
 
 def _purifier_options(name: str) -> str:
@@ -100,5 +102,5 @@ def _purifier_options(name: str) -> str:
     return ", ".join(part for part in (more, own) if part)
 
 
-def _short(value) -> str:
+def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else repr(value)

@@ -38,6 +38,9 @@ def check_place(path: Path, *, force: bool = False, source: str = "") -> None:
 
     kind, _, rest = source.partition(":")
     check_destination(path, force=force, source=Path(rest) if kind in ("folder", "npz") and rest else None)
+    place = _existing_parent(path)
+    if not os.access(place, os.W_OK):
+        raise ValueError(f"{path} cannot be written: no permission to write in {place}")
 
 
 def check_output(path: Path, *, force: bool = False, source: str = "", suffix: str = "") -> None:
@@ -51,7 +54,7 @@ def check_output(path: Path, *, force: bool = False, source: str = "", suffix: s
 
 def check_space(path: Path, needed: int) -> None:
     """Raises `OSError` if the disk that is to hold `path` has fewer than `needed` bytes free."""
-    place = next(parent for parent in path.absolute().parents if parent.exists())
+    place = _existing_parent(path)
     free = shutil.disk_usage(place).free
     if free < needed:
         raise OSError(f"the disk that holds {place} has {free / 2**20:.0f} MB free; {needed / 2**20:.0f} MB are needed")
@@ -66,3 +69,7 @@ def check_two_classes(labels: Any, source: str) -> None:
 def sibling(path: Path, ending: str) -> Path:
     """The path beside `path` whose name has `ending` added: DEST and `.partial` give DEST.partial."""
     return Path(os.fspath(path) + ending)
+
+
+def _existing_parent(path: Path) -> Path:
+    return next(parent for parent in path.absolute().parents if parent.exists())

@@ -1,4 +1,4 @@
-"""Where images come from, as one string: `digits`, `tfds:cifar10/train[:10000]`, `folder:PATH`, `npz:PATH`."""
+"""Where images come from, as one string: `digits/train`, `tfds:cifar10/train[:10000]`, `folder:PATH`, `npz:PATH`."""
 
 from collections.abc import Callable
 import dataclasses
@@ -19,7 +19,8 @@ _SLICE = re.compile(r"\[([^\[\]]*:[^\[\]]*)\]$")
 def load_source(source: str, *, size: int | None = None) -> Dataset:
     """Reads labelled images from a source string.
 
-    `digits`, `tfds:NAME/SPLIT`, `folder:PATH` (one sub-folder a class) or `npz:PATH`, each with an optional slice
+    `digits` or one of its splits (`digits/public`, `digits/train`, `digits/test`), `tfds:NAME/SPLIT`, `folder:PATH`
+    (one sub-folder a class) or `npz:PATH`, each with an optional slice
     at its end: `[:500]`, `[500:]`, `[-100:]`, `[10:20]`, with the meaning it has in Python, without a step.
 
     Args:
@@ -79,11 +80,13 @@ def parse_source(source: str) -> tuple[str, str, slice]:
     match = _SLICE.search(source)
     bare = source[: match.start()] if match else source
     kind, colon, rest = bare.partition(":")
+    if bare.startswith("digits/"):
+        kind, rest = "digits", bare.removeprefix("digits/")
     if kind not in _READERS:
         known = "digits, " + ", ".join(f"{name}:…" for name in _READERS if name != "digits")
         raise ValueError(f"source {source!r} is unknown; known are {known}, each with an optional [a:b]")
-    if kind == "digits" and (colon or rest):
-        raise ValueError(f"source {source!r}: digits takes nothing but a slice, such as digits[:500]")
+    if kind == "digits" and colon:
+        raise ValueError(f"source {source!r}: digits takes a split or a slice, such as digits/train or digits[:500]")
     if kind != "digits" and not rest:
         raise ValueError(f"source {source!r} names nothing after {kind}:")
     return kind, rest, _parse_slice(match[1], source) if match else slice(None)
@@ -104,7 +107,7 @@ def _path(kind: str, rest: str) -> Path | None:
 def _digits(rest: str, rows: slice, size: int | None) -> Dataset:
     from jaxpurify.data.digits import read_digits  # importing scikit-learn takes about a second
 
-    return read_digits(rows)
+    return read_digits(rows, split=rest or None)
 
 
 def _tfds(rest: str, rows: slice, size: int | None) -> Dataset:

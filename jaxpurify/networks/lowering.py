@@ -17,8 +17,8 @@ from jax.interpreters import ad, batching, mlir
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxpurify.types import Images
-
+# Feature maps [B, H, W, C]: what comes out may differ from what went in by all but B.
+Maps = Float[Array, "batch _ _ _"]
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 # Contracted positions (images × height × width) in one piece of a weight gradient: the packed cotangents of
@@ -30,8 +30,8 @@ _MOST_PIECES = 32
 
 
 def convolve(
-    images: Images, kernel: Float[Array, "height width inputs outputs"], *, stride: int = 1, padding: int = 0
-) -> Images:
+    images: Maps, kernel: Float[Array, "height width inputs outputs"], *, stride: int = 1, padding: int = 0
+) -> Maps:
     """Convolution of `images` [B, H, W, I] with `kernel` [h, w, I, O], zero padding on every side."""
     images, kernel = _varying_alike(images, kernel)
     sizes = images.shape[1:3] + kernel.shape[:2]
@@ -224,21 +224,21 @@ def _varying_alike(*arrays):
 # --- pooling ------------------------------------------------------------------------------------------
 
 
-def max_pool(images: Images, window: int) -> Images:
+def max_pool(images: Maps, window: int) -> Maps:
     """Maximum over `window` × `window` tiles that do not overlap; H and W must be multiples of `window`."""
     batch, height, width, channels = images.shape
     tiles = images.reshape(batch, height // window, window, width // window, window, channels)
     return tiles.max((2, 4))
 
 
-def average_pool(images: Images, window: int) -> Images:
+def average_pool(images: Maps, window: int) -> Maps:
     """Mean over `window` × `window` tiles that do not overlap; H and W must be multiples of `window`."""
     batch, height, width, channels = images.shape
     tiles = images.reshape(batch, height // window, window, width // window, window, channels)
     return tiles.mean((2, 4))
 
 
-def upsample(images: Images) -> Images:
+def upsample(images: Maps) -> Maps:
     """Every pixel repeated to a 2 × 2 tile (nearest neighbour)."""
     batch, height, width, channels = images.shape
     tiles = jax.lax.broadcast_in_dim(images, (batch, height, 2, width, 2, channels), (0, 1, 3, 5))

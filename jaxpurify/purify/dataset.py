@@ -9,7 +9,7 @@ import re
 
 import jax
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Integer, Key
 import numpy as np
 
 from jaxpurify import loop
@@ -24,7 +24,7 @@ def purify(
     images: StoredImages,
     *,
     key: Key[Array, ""],
-    index: Int[np.ndarray, "count"] | None = None,
+    index: Integer[np.ndarray, "count"] | None = None,
     batch_size: int = 128,
     mesh: Mesh | None = None,
     directory: Path | str | None = None,

@@ -6,7 +6,7 @@ import dataclasses
 from flax import nnx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Integer, Key
 import numpy as np
 import optax
 
@@ -59,7 +59,7 @@ class Recipe:
 def train_classifier(
     model: nnx.Module,
     images: StoredImages,
-    labels: Int[np.ndarray, "count"],
+    labels: Integer[np.ndarray, "count"],
     key: Key[Array, ""],
     *,
     recipe: Recipe,

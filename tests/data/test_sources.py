@@ -45,7 +45,7 @@ def test_sources_are_parsed():
         ("digits[0:4:1]", "without a step"),
         ("digits[a:b]", "must be .a:b. with integers"),
         ("digits[3]", "is unknown"),
-        ("digits:mnist", "digits takes nothing but a slice"),
+        ("digits:mnist", "digits takes a split or a slice"),
         ("digits[5000:]", "selects no images"),
         ("npz:", "names nothing after npz:"),
         ("folder:[:5]", "names nothing after folder:"),

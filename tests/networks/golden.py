@@ -1,5 +1,6 @@
 """The recipe of the golden numbers: weights and inputs from NumPy's `RandomState`, in PyTorch's order and layout."""
 
+import functools
 import json
 import pathlib
 
@@ -22,10 +23,15 @@ PARAMETERS = {
 
 def tensors(name, shapes=None):
     """The recipe's weights under their PyTorch names; `shapes` replaces the shape of single tensors."""
+    return dict(_tensors(name, tuple((shapes or {}).items())))
+
+
+@functools.cache
+def _tensors(name, shapes):
     random = np.random.RandomState(0)
     arrays, listed = {}, PARAMETERS[name]["params_in_order"]
     for tensor, shape in listed:
-        shape = (shapes or {}).get(tensor, shape)
+        shape = dict(shapes).get(tensor, shape)
         array = random.standard_normal(shape)
         if len(shape) >= 2:
             array = array / np.sqrt(np.prod(shape[1:]))

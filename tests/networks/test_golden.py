@@ -8,7 +8,8 @@ import pytest
 from jaxpurify.networks import freeze, from_torch
 from tests.networks.golden import GOLDEN, PARAMETERS, signed_images, summary, tensors
 
-run = jax.jit(lambda model, *inputs: model(*inputs))
+# One small batch a program: compiling without LLVM's optimisation saves more than it costs.
+run = jax.jit(lambda model, *inputs: model(*inputs), compiler_options={"xla_backend_optimization_level": 0})
 
 
 @jax.jit

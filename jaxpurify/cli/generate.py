@@ -1,0 +1,188 @@
+"""`jaxpurify generate`: trains the energy or the diffusion model that purifiers use."""
+
+from collections.abc import Callable
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+import shlex
+import shutil
+import time
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+
+from jaxpurify import checkpoint
+from jaxpurify.cli.network import make_network, network_options
+from jaxpurify.cli.options import check_output, check_seed, read_options, sibling
+from jaxpurify.cli.progress import progress_display
+from jaxpurify.data.augment import Flip
+from jaxpurify.data.dataset import Dataset
+from jaxpurify.data.sources import load_source
+from jaxpurify.generate.diffusion import DiffusionRecipe, train_diffusion
+from jaxpurify.generate.energy import EnergyRecipe, train_energy
+from jaxpurify.networks.stored import save_network
+from jaxpurify.purify.schedule import LINEAR
+from jaxpurify.random import named
+
+RECORD = "run.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """What both kinds of model share.
+
+    Attributes:
+      source: clean images: digits, tfds:NAME/SPLIT, folder:PATH or npz:PATH, with an optional slice [a:b].
+      out: the .safetensors file to write.
+      flip: mirror training images at random.
+      size: stretch every image to this height and width first.
+      resume_dir: where checkpoints are kept until OUT is written; default OUT.checkpoints.
+      seed: of all random numbers.
+      force: replace OUT if it exists.
+    """
+
+    source: tyro.conf.Positional[str]
+    out: Path
+    flip: bool = False
+    size: int | None = None
+    resume_dir: Path | None = None
+    seed: int = 0
+    force: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class EnergyOptions(Common):
+    """Train an energy on clean images, for `langevin`. Killed, the same command continues from its checkpoint.
+
+    Attributes:
+      network: conv_energy, residual_energy, or a spec such as "conv_energy(features=64)".
+      features: channels of the network's first layer.
+      recipe: how it is trained.
+    """
+
+    network: str = "conv_energy"
+    features: int | None = None
+    recipe: Annotated[EnergyRecipe, tyro.conf.arg(name="")] = EnergyRecipe()  # noqa: RUF009 - frozen
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionOptions(Common):
+    """Train a noise predictor on clean images, for `diffusion`. Killed, the same command continues.
+
+    Attributes:
+      network: unet_s, unet_m, unet_l, or a spec such as "unet(block_channels=(32, 64), attention_levels=(1,))".
+      recipe: how it is trained.
+    """
+
+    network: str = "unet_s"
+    recipe: Annotated[DiffusionRecipe, tyro.conf.arg(name="")] = DiffusionRecipe()  # noqa: RUF009 - frozen
+
+
+KINDS = {"energy": EnergyOptions, "diffusion": DiffusionOptions}
+
+
+def main(arguments: list[str]) -> int | None:
+    """Runs the command."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        print("usage: jaxpurify generate energy|diffusion SOURCE --out FILE.safetensors [options]\n")
+        print("jaxpurify generate energy --help and jaxpurify generate diffusion --help show the options.")
+        return 0
+    if not arguments or arguments[0] not in KINDS:
+        raise ValueError(f"{' '.join(arguments[:1]) or 'nothing'!r} is no kind of model; known: {', '.join(KINDS)}")
+    kind, *rest = arguments
+    options = read_options(KINDS[kind], rest, command=f"generate {kind}")
+    check_seed(options.seed)
+    check_output(options.out, force=options.force, source=options.source, suffix=".safetensors")
+    if kind == "diffusion" and options.recipe.schedule != LINEAR:
+        raise ValueError(f"schedule {options.recipe.schedule}; stored models are purified with the linear one only")
+    dataset = load_source(options.source, size=options.size)
+    if len(dataset) < options.recipe.batch_size:
+        raise ValueError(f"{len(dataset)} images are fewer than one batch of {options.recipe.batch_size}")
+    network, settings = network_options(options.network, dataset, features=getattr(options, "features", None))
+    key = jax.random.key(options.seed)
+    shape = dataset.images.shape[1:]
+    model = make_network(network, settings, key, shape, kind={"energy": "energy", "diffusion": "noise"}[kind])
+    directory = sibling(options.out, ".checkpoints") if options.resume_dir is None else options.resume_dir
+
+    setting = {"kind": kind, "source": options.source, "size": options.size, "network": network, "options": settings}
+    setting |= {"recipe": dataclasses.asdict(options.recipe), "flip": options.flip, "seed": options.seed}
+    with _checkpoints(directory, setting) as keep_time:
+        train: Callable = {"energy": train_energy, "diffusion": train_diffusion}[kind]
+        with progress_display(unit="steps") as progress:
+
+            def report(taken: int, steps: int, metrics: dict[str, Any]) -> None:
+                keep_time()
+                progress(f"train {kind}", taken, steps, f"loss {metrics['loss']:.4g}")
+
+            model, history = train(
+                model,
+                dataset.images,
+                named(key, "train"),
+                recipe=options.recipe,
+                augment=Flip() if options.flip else None,
+                directory=directory,
+                progress=report,
+            )
+        card = _card(kind, options, dataset, arguments, history, keep_time())
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        save_network(options.out, model, network=network, options=settings, card=card)
+    shutil.rmtree(directory)
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in card["metrics"].items())
+    print(f"{kind} model on {len(dataset):,} images: {metrics}; {card['seconds']} s; {options.out}")
+    return None
+
+
+def _card(kind, options, dataset: Dataset, arguments, history: dict[str, np.ndarray], seconds: float) -> dict[str, Any]:
+    recipe = options.recipe
+    card = {
+        "source": options.source,
+        "images": len(dataset),
+        "command": f"jaxpurify generate {shlex.join(arguments)}",
+        "seconds": round(seconds, 1),
+        "recipe": dataclasses.asdict(recipe),
+        "metrics": {name: float(values[-1]) for name, values in history.items()},
+    }
+    if kind == "energy":
+        return {**card, "langevin": {"step_size": recipe.step_size, "temperature": recipe.temperature}}
+    return {**card, "max_timestep": recipe.max_timestep}
+
+
+@contextlib.contextmanager
+def _checkpoints(directory: Path, setting: dict[str, Any]):
+    """Guards the folder of checkpoints: it belongs to one setting, and stays only if it holds a checkpoint.
+
+    Yields a function that writes down and returns the seconds spent so far, in all runs together.
+
+    Raises:
+      ValueError: the folder belongs to another setting, or to somebody else.
+    """
+    setting = json.loads(json.dumps(setting))
+    path, earlier = directory / RECORD, 0.0
+    if path.is_file():
+        record = json.loads(path.read_text())
+        if record["setting"] != setting:
+            changed = [name for name in setting if setting[name] != record["setting"].get(name)]
+            raise ValueError(f"{directory} holds checkpoints of another {', '.join(changed)}; remove it or use another")
+        earlier = record["seconds"]
+    elif directory.exists():
+        raise ValueError(f"{directory} is in the way: it is needed for checkpoints and holds something else")
+    directory.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+
+    def keep_time() -> float:
+        seconds = earlier + time.perf_counter() - start
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"setting": setting, "seconds": seconds}))
+        temporary.rename(path)
+        return seconds
+
+    keep_time()
+    try:
+        yield keep_time
+    except BaseException:
+        if not checkpoint.steps(directory):
+            shutil.rmtree(directory)
+        raise
