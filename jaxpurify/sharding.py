@@ -30,9 +30,13 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def shard(mesh: Mesh, tree: Any) -> Any:
-    """Splits the first axis of every leaf over all devices; its length must be a multiple of their number."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(("replica", "data"))))
+def shard(mesh: Mesh, tree: Any, *, axis: int = 0, over: str | tuple[str, ...] = ("replica", "data")) -> Any:
+    """Splits one axis of every leaf over the devices (of the named mesh axes).
+
+    Raises:
+      ValueError: an axis whose length is no multiple of their number.
+    """
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*(None,) * axis, over)))
 
 
 def constrain(mesh: Mesh, array: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:

@@ -8,6 +8,8 @@ import pytest
 from jaxpurify.random import fold, image_keys, named, normal, uniform
 
 KEY = jax.random.key(0)
+draw_normal = jax.jit(normal, static_argnums=1)
+draw_uniform = jax.jit(uniform, static_argnums=1)
 
 
 def data(keys):
@@ -31,7 +33,7 @@ def test_streams_by_name_differ():
     np.testing.assert_array_equal(data(named(KEY, "train")), data(named(KEY, "train")))
 
 
-@pytest.mark.parametrize("draw", [normal, uniform])
+@pytest.mark.parametrize("draw", [draw_normal, draw_uniform], ids=["normal", "uniform"])
 def test_numbers_do_not_depend_on_the_batch(draw):
     draws = draw(image_keys(KEY, jnp.arange(5)), (4, 4, 1))
     assert draws.shape == (5, 4, 4, 1) and draws.dtype == jnp.float32
@@ -40,7 +42,7 @@ def test_numbers_do_not_depend_on_the_batch(draw):
     assert len(np.unique(draws)) == draws.size
 
 
-@pytest.mark.parametrize(("draw", "reference"), [(normal, jax.random.normal), (uniform, jax.random.uniform)])
+@pytest.mark.parametrize(("draw", "reference"), [(draw_normal, jax.random.normal), (draw_uniform, jax.random.uniform)], ids=["normal", "uniform"])
 def test_numbers_are_those_of_jax(draw, reference):
     keys = image_keys(KEY, jnp.arange(3))
     expected = jnp.stack([reference(key, (7, 5, 3)) for key in keys])
@@ -49,9 +51,9 @@ def test_numbers_are_those_of_jax(draw, reference):
 
 def test_distributions():
     keys = image_keys(KEY, jnp.arange(10))
-    numbers = np.asarray(normal(keys, (100, 100, 1)), np.float64)
+    numbers = np.asarray(draw_normal(keys, (100, 100, 1)), np.float64)
     assert abs(numbers.mean()) < 4 / np.sqrt(numbers.size)
     assert abs(numbers.var() - 1) < 4 * np.sqrt(2 / numbers.size)
-    share = np.asarray(uniform(fold(keys, 1), (100, 100, 1)), np.float64)
+    share = np.asarray(draw_uniform(fold(keys, 1), (100, 100, 1)), np.float64)
     assert 0 <= share.min() and share.max() < 1
     assert abs(share.mean() - 0.5) < 4 / np.sqrt(12 * share.size)

@@ -35,8 +35,8 @@ class Repeat:
     count: int = static(default=1)
 
     def __post_init__(self):
-        if self.count < 1:
-            raise ValueError(f"count={self.count}; it must be at least 1")
+        if not isinstance(self.count, int) or self.count < 1:
+            raise ValueError(f"count={self.count!r}; it must be at least 1")
 
     def __call__(self, keys: Keys, images: Images) -> Images:
         for number in range(self.count):
@@ -53,8 +53,8 @@ class Average:
     kind: str = static(default="mean")
 
     def __post_init__(self):
-        if self.count < 1:
-            raise ValueError(f"count={self.count}; it must be at least 1")
+        if not isinstance(self.count, int) or self.count < 1:
+            raise ValueError(f"count={self.count!r}; it must be at least 1")
         if self.kind not in ("mean", "median"):
             raise ValueError(f"kind={self.kind!r}; known: mean, median")
 

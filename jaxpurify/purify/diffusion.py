@@ -46,9 +46,9 @@ class Diffusion:
 
     def __post_init__(self):
         most = self.schedule.length - self.compat
-        if not 1 <= self.timestep <= most:
+        if not isinstance(self.timestep, int) or not 1 <= self.timestep <= most:
             raise ValueError(f"timestep={self.timestep}; this schedule accepts 1 to {most}")
-        if self.steps is not None and not 1 <= self.steps <= self.timestep:
+        if self.steps is not None and not (isinstance(self.steps, int) and 1 <= self.steps <= self.timestep):
             raise ValueError(f"steps={self.steps}; timestep={self.timestep} accepts 1 to {self.timestep}")
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler={self.sampler!r}; known: {', '.join(SAMPLERS)}")
@@ -64,18 +64,14 @@ class Diffusion:
     def levels(self) -> np.ndarray:
         """The visited timesteps, from T − 1 down to 0, as many as there are network calls."""
         count = self.timestep if self.steps is None else self.steps
-        return (
-            np.round(np.linspace(self.timestep - 1, 0, count)).astype(int)
-            if count > 1
-            else np.array([self.timestep - 1])
-        )
+        return np.round(np.linspace(self.timestep - 1, 0, count)).astype(int)
 
     def coefficients(self) -> np.ndarray:
         """One row a network call [calls, 6], float32 from float64, used by `reverse_update`.
 
         Columns: timestep, √ᾱ_t, √(1−ᾱ_t), weight of x̂, weight of x_t, standard deviation of new noise.
         """
-        levels = [*self.levels(), -1]
+        levels = [*self.levels().tolist(), -1]
         rows = []
         for level, following in itertools.pairwise(levels):
             now, then = self.schedule.signal_variance(level), self.schedule.signal_variance(following)

@@ -26,8 +26,8 @@ class Jpeg:
     quality: int = static(default=50)
 
     def __post_init__(self):
-        if not 1 <= self.quality <= 95:
-            raise ValueError(f"quality={self.quality}; JPEG accepts 1 to 95")
+        if not isinstance(self.quality, int) or not 1 <= self.quality <= 95:
+            raise ValueError(f"quality={self.quality!r}; JPEG accepts 1 to 95")
 
     def __call__(self, keys: Keys, images: Images) -> Images:
         if images.shape[-1] not in (1, 3):

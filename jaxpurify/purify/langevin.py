@@ -36,8 +36,8 @@ class Langevin:
     steps: int = static(default=150)
 
     def __post_init__(self):
-        if self.steps < 0:
-            raise ValueError(f"steps={self.steps}; a chain has 0 or more steps")
+        if not isinstance(self.steps, int) or self.steps < 0:
+            raise ValueError(f"steps={self.steps!r}; a chain has 0 or more steps")
         for name in ("step_size", "temperature"):
             value = getattr(self, name)
             if isinstance(value, int | float) and not value > 0:

@@ -6,6 +6,7 @@ import dataclasses
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Integer, Key
 import numpy as np
 import optax
@@ -14,6 +15,7 @@ from jaxpurify import loop
 from jaxpurify.data.image import to_float
 from jaxpurify.networks.freeze import Frozen, freeze
 from jaxpurify.random import image_keys, named
+from jaxpurify.sharding import replicate, shard
 from jaxpurify.train.batches import epoch_order, steps_per_epoch
 from jaxpurify.train.schedule import sgd
 from jaxpurify.train.state import TrainingDiverged, TrainState, create_state, update
@@ -64,6 +66,7 @@ def train_classifier(
     *,
     recipe: Recipe,
     augment: Callable | None = None,
+    mesh: Mesh | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Frozen, dict[str, np.ndarray]]:
     """Trains `model` on stored images by SGD; the module itself is left as it was.
@@ -75,6 +78,7 @@ def train_classifier(
       key: consumed; orders each epoch and, per image and epoch, draws the augmentation.
       recipe: lengths, rates and types.
       augment: keys [B] and images [B, H, W, C] to augmented images, or None.
+      mesh: splits every batch over these devices, with the statistics of the whole batch; None: one device.
       progress: called with (finished epochs, all epochs).
 
     Returns:
@@ -83,18 +87,24 @@ def train_classifier(
 
     Raises:
       TrainingDiverged: the loss of an epoch is not finite.
-      ValueError: fewer images than one batch.
+      ValueError: fewer images than one batch, or a batch that the devices cannot share evenly.
     """
+    if mesh is not None and recipe.batch_size % mesh.size:
+        raise ValueError(f"batch_size={recipe.batch_size} is no multiple of the {mesh.size} devices")
     optimizer = recipe.optimizer(len(images))
     graphdef, state = create_state(model, optimizer)
     step = ClassifierStep(graphdef, optimizer, recipe.label_smoothing, recipe.dtype)
     data = jax.device_put((images, labels.astype(np.int32)))
+    if mesh is not None:
+        state, data = replicate(mesh, (state, data))
     history = []
     for epoch in range(recipe.epochs):
         order = epoch_order(key, np.uint32(epoch), len(images), recipe.batch_size)
-        noise = _augmentation_key(key, np.uint32(epoch))
+        noise = augmentation_key(key, np.uint32(epoch))
+        if mesh is not None:
+            order, noise = shard(mesh, order, axis=1), replicate(mesh, noise)
         state, metrics = loop.scan(step, state, len(order), order, noise, *data, augment)
-        history.append(_checked(jax.device_get(metrics), epoch))
+        history.append(checked(jax.device_get(metrics), epoch))
         if progress is not None:
             progress(epoch + 1, recipe.epochs)
     return frozen_classifier(graphdef, state), {name: np.array([row[name] for row in history]) for name in history[0]}
@@ -136,11 +146,13 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) ->
 
 
 @jax.jit
-def _augmentation_key(key, epoch):
+def augmentation_key(key: Key[Array, ""], epoch) -> Key[Array, ""]:
+    """The key of one epoch's augmentation."""
     return jax.random.fold_in(named(key, "augment"), epoch)
 
 
-def _checked(metrics, epoch):
+def checked(metrics: dict[str, np.ndarray], epoch: int) -> dict[str, np.ndarray]:
+    """The means over an epoch of metrics [steps, …]; raises `TrainingDiverged` where the loss is not finite."""
     row = {name: values.mean(0) for name, values in metrics.items()}
     if not np.isfinite(row["loss"]).all():
         raise TrainingDiverged(f"the loss became {row['loss']} in epoch {epoch + 1}; lower the learning rate")

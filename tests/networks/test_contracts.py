@@ -37,7 +37,7 @@ COUNTS = {
     "hlb_m": 4_606_544,
 }
 CLASSIFIERS = ("resnet9", "resnet18", "resnet34", "mobilenet_v2", "densenet121", "hlb_s", "hlb_m")
-SIZES = [(8, 1), (16, 3), (32, 3), (64, 3)]
+SIZES = [(8, 1), (64, 3)]
 
 
 @functools.cache
@@ -68,7 +68,7 @@ def test_resnet34_for_tiny_imagenet():
     assert parameter_count(abstract("resnet34", 200, size=64)) == 21_686_792
 
 
-@pytest.mark.parametrize(("size", "channels"), SIZES)
+@pytest.mark.parametrize(("size", "channels"), [*SIZES, (16, 3)])
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_classifiers_serve_all_sizes(name, size, channels):
     options = {"size": size} if name in ("resnet18", "resnet34") else {}
@@ -86,7 +86,7 @@ def test_every_classifier_has_features(name, count):
     assert jax.eval_shape(run, freeze(abstract(name)).features, images).shape == (2, count)
 
 
-@pytest.mark.parametrize(("size", "channels"), [SIZES[0], SIZES[-1]])
+@pytest.mark.parametrize(("size", "channels"), SIZES)
 def test_energies_serve_all_sizes(size, channels):
     for energy in (ConvEnergy(4, channels, size, rngs=nnx.Rngs(0)), ResidualEnergy(8, channels, rngs=nnx.Rngs(0))):
         energy = freeze(energy)
@@ -95,7 +95,7 @@ def test_energies_serve_all_sizes(size, channels):
         assert energies.shape == (2,) and energies[0] != energies[1]
 
 
-@pytest.mark.parametrize(("size", "channels"), [SIZES[0], SIZES[-1]])
+@pytest.mark.parametrize(("size", "channels"), SIZES)
 def test_unets_serve_all_sizes(size, channels):
     widths = (16, 32) if size == 8 else (32, 32, 64)
     model = freeze(nnx.eval_shape(lambda: UNet(widths, attention_levels=(1,), channels=channels, rngs=nnx.Rngs(0))))
