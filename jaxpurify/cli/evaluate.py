@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> int | None:
         directory / "report.html",
         rows,
         title=f"Results of {options.preset or scenario.protocol.name}",
-        configuration=scenario.protocol.config(),
+        configuration=scenario.config(),
     )
     print(f"rows {results}; report {page}")
     return None
@@ -83,12 +83,12 @@ def checked_scenario(options: Options) -> Any:
     """
     from jaxpurify.cli.craft import attack_options
     from jaxpurify.data.sources import load_source
-    from jaxpurify.evaluate.presets import Preset, preset
+    from jaxpurify.evaluate.presets import Preset, named_preset
     from jaxpurify.evaluate.purifiers import make_purifier
     from jaxpurify.evaluate.scenario import NONE
 
-    chosen = Preset(options.protocol or "", (), ()) if options.preset is None else preset(options.preset)
-    changed = {
+    chosen = Preset(options.protocol or "", (), ()) if options.preset is None else named_preset(options.preset)
+    changed: dict[str, Any] = {
         "protocol": options.protocol,
         "attacks": tuple(itertools.chain(*options.attack)) or None,
         "defences": tuple(itertools.chain(*options.defence)) or None,

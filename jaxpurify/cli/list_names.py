@@ -1,12 +1,13 @@
 """`jaxpurify list`: everything that has a name, so that commands and specs need not be guessed."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import inspect
 from typing import Any
 
 from jaxpurify.cli.options import read_options
 
+Section = tuple[str, tuple[str, ...], Sequence[tuple[str, ...]]]
 PROTOCOLS = ("demo", "cpu", "cpu-small", "paper")
 
 
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> int | None:
     return None
 
 
-def sections() -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+def sections() -> list[Section]:
     """Title, column names and rows of every kind of name, as the catalogues hold them."""
     from jaxpurify.attack.catalogue import ATTACKS
     from jaxpurify.cli.network import constructor_parameters

@@ -5,7 +5,7 @@ import contextlib
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 PLAIN_SECONDS = 10.0
 Report = Callable[..., None]
@@ -32,7 +32,7 @@ def progress_display(console: Console | None = None, *, unit: str = "") -> Itera
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bars:
-        paces: dict[str, tuple[_Pace, int]] = {}
+        paces: dict[str, tuple[_Pace, TaskID]] = {}
 
         def report(what: str, finished: int, total: int, note: str = "") -> None:
             if what not in paces:

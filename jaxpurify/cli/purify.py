@@ -14,6 +14,7 @@ from jaxpurify.cli.progress import Report, progress_display
 
 # What the dataset driver keeps in its working folder; anything else in it belongs to somebody else.
 WORKING_FILES = {"images.npy", "finished.npy", "fingerprint.json", "fingerprint.tmp"}
+ENERGY_PART = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,6 @@ def main(arguments: list[str]) -> int | None:
     partial = sibling(options.out, ".partial")
     _check_places(options, report, partial)
 
-    from jaxpurify.cli.energies import energies, find_energy
     from jaxpurify.data.sources import check_save, load_source
     from jaxpurify.evaluate.purifiers import make_purifier
     from jaxpurify.evaluate.report import changes, purify_report
@@ -72,8 +72,8 @@ def main(arguments: list[str]) -> int | None:
             shutil.rmtree(partial)
             raise ValueError(f"{options.purifier} changed no pixel of {options.source}; nothing was written")
         energy = find_energy(purifier)
-        before = None if energy is None else energies(energy, dataset.images, "energies before", progress)
-        after = None if energy is None else energies(energy, images, "energies after", progress)
+        before = None if energy is None else _energies(energy, dataset.images, "energies before", progress)
+        after = None if energy is None else _energies(energy, images, "energies after", progress)
 
     written = _saved(dataset.replace_images(images), options, partial)
     purify_report(
@@ -94,6 +94,29 @@ def main(arguments: list[str]) -> int | None:
         f"mean change L2 {l2.mean():.3g}, L∞ {linf.mean():.3g}/255; {written}; report {report}"
     )
     return None
+
+
+def find_energy(purifier: Any) -> Any:
+    """The first energy inside a purifier, however it is composed; None where there is none."""
+    if getattr(purifier, "energy", None) is not None:
+        return purifier.energy
+    parts = (*getattr(purifier, "stages", ()), getattr(purifier, "purifier", None))
+    found = (find_energy(part) for part in parts if part is not None)
+    return next((energy for energy in found if energy is not None), None)
+
+
+def _energies(energy: Any, images: Any, what: str, progress: Report) -> Any:
+    """The energy of every stored image, a part after the other so that progress is seen."""
+    import numpy as np
+
+    from jaxpurify.evaluate.exhibits import energies
+
+    values = np.zeros(len(images), np.float32)
+    for start in range(0, len(images), ENERGY_PART):
+        rows = slice(start, start + ENERGY_PART)
+        values[rows] = energies(energy, images[rows])
+        progress(what, min(start + ENERGY_PART, len(images)), len(images))
+    return values
 
 
 def _saved(dataset: Any, options: Options, partial: Path) -> str:

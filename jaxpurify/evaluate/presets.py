@@ -45,8 +45,18 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def preset(name: str) -> Preset:
+def named_preset(name: str) -> Preset:
     """The preset called `name`; ValueError lists the known names."""
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def preset(name: str, *, seeds: tuple[int, ...] | None = None) -> Scenario:
+    """The grid of the preset called `name`, with other `seeds` where they are given.
+
+    Raises:
+      ValueError: unknown name; the known ones are listed.
+    """
+    found = named_preset(name)
+    return (found if seeds is None else dataclasses.replace(found, seeds=seeds)).scenario()

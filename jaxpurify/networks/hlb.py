@@ -96,7 +96,8 @@ def hlb_s(classes: int = 10, channels: int = 3, **options: Any) -> HLB:
 
 def hlb_m(classes: int = 10, channels: int = 3, **options: Any) -> HLB:
     """HLB_M: widths 128, 384, 384 and all decays 0.6; 4,606,544 parameters for 10 classes. Options as in `HLB`."""
-    return HLB((128, 384, 384), classes, channels, **({"first_decay": 0.6} | options))
+    options.setdefault("first_decay", 0.6)
+    return HLB((128, 384, 384), classes, channels, **options)
 
 
 def _conv(inputs: int, outputs: int, kernel_size: int, padding: int, rngs: nnx.Rngs) -> Conv:

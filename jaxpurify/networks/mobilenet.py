@@ -79,4 +79,6 @@ class _Block(nnx.Module):
         output = self.norm3(self.conv3(output))
         if not self.residual:
             return output
-        return output + (images if self.shortcut is None else self.shortcut_norm(self.shortcut(images)))
+        if self.shortcut is not None and self.shortcut_norm is not None:
+            images = self.shortcut_norm(self.shortcut(images))
+        return output + images

@@ -56,7 +56,7 @@ def shifted(pattern: str, name: str, by: int, times: int = 1) -> tuple[str, Call
 
 
 def _classifier_options(shapes: Shapes, options: Options, stem: str, head: str) -> Options:
-    inferred = {"classes": shapes[head][0], "channels": shapes[stem][1]}
+    inferred: Options = {"classes": shapes[head][0], "channels": shapes[stem][1]}
     if inferred["channels"] == 3:
         inferred |= {"mean": CIFAR10_MEAN, "std": CIFAR10_STD}
     return inferred | options
@@ -66,17 +66,19 @@ def _conv_energy(shapes: Shapes, options: Options) -> nnx.Module:
     features, channels = shapes["f.0.weight"][:2]
     convolutions = sum(bool(re.fullmatch(r"f\.\d+\.weight", name)) for name in shapes)
     # A 3 × 3 layer, the halvings, and the head; a map of 4 × 4 is left at the end.
-    return ConvEnergy(**{"features": features, "channels": channels, "size": 4 << max(convolutions - 2, 0)} | options)
+    inferred: Options = {"features": features, "channels": channels, "size": 4 << max(convolutions - 2, 0)}
+    return ConvEnergy(**inferred | options)
 
 
 def _residual_energy(shapes: Shapes, options: Options) -> nnx.Module:
     features, channels = shapes["block1.c1.weight"][:2]
-    return ResidualEnergy(**{"features": features, "channels": channels} | options)
+    inferred: Options = {"features": features, "channels": channels}
+    return ResidualEnergy(**inferred | options)
 
 
 def _resnet(constructor: Callable[..., nnx.Module]) -> Callable[[Shapes, Options], nnx.Module]:
     def build(shapes: Shapes, options: Options) -> nnx.Module:
-        inferred = {"size": 32 * max(math.isqrt(shapes["linear.weight"][1] // 512), 1)}
+        inferred: Options = {"size": 32 * max(math.isqrt(shapes["linear.weight"][1] // 512), 1)}
         return constructor(**inferred | _classifier_options(shapes, options, "conv1.weight", "linear.weight"))
 
     return build
@@ -91,7 +93,7 @@ def _mobilenet(shapes: Shapes, options: Options) -> nnx.Module:
 
 
 def _densenet(shapes: Shapes, options: Options) -> nnx.Module:
-    inferred = {"growth": shapes["conv1.weight"][0] // 2}
+    inferred: Options = {"growth": shapes["conv1.weight"][0] // 2}
     return DenseNet(**inferred | _classifier_options(shapes, options, "conv1.weight", "linear.weight"))
 
 
@@ -126,7 +128,7 @@ def _unet(shapes: Shapes, options: Options) -> nnx.Module:
         raise KeyError("down_blocks.0.resnets.0.conv1.weight")
     levels = range(1 + max(numbers))
     attends = [f"down_blocks.{level}.attentions.0.group_norm.weight" in shapes for level in levels]
-    inferred = {
+    inferred: Options = {
         "block_channels": tuple(shapes[f"down_blocks.{level}.resnets.0.conv1.weight"][0] for level in levels),
         "layers_per_block": sum(
             bool(re.fullmatch(r"down_blocks\.0\.resnets\.\d+\.conv1\.weight", name)) for name in shapes

@@ -87,7 +87,7 @@ class _Block(nnx.Module):
 
     def __call__(self, images: Maps) -> Maps:
         residual = self.norm2(self.conv2(jax.nn.relu(self.norm1(self.conv1(images)))))
-        if self.shortcut is not None:
+        if self.shortcut is not None and self.shortcut_norm is not None:
             images = self.shortcut_norm(self.shortcut(images))
         return jax.nn.relu(residual + images)
 

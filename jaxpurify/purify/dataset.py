@@ -8,6 +8,7 @@ from pathlib import Path
 import re
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Integer, Key
 import numpy as np
@@ -24,7 +25,7 @@ def purify(
     images: StoredImages,
     *,
     key: Key[Array, ""],
-    index: Integer[np.ndarray, "count"] | None = None,
+    index: Integer[np.ndarray, "_"] | None = None,
     batch_size: int = 128,
     mesh: Mesh | None = None,
     directory: Path | str | None = None,
@@ -48,7 +49,7 @@ def purify(
 
     Raises:
       ValueError: images of another type or rank, an index of another length, or a `directory` that holds the
-        unfinished result of other images, another key or another purifier.
+        unfinished result of other images, another key or another purifier; an image became NaN or infinite.
     """
     if images.dtype != np.uint8 or images.ndim != 4:
         raise ValueError(f"images are {images.dtype} of shape {images.shape}; expected uint8 [N, H, W, C]")
@@ -65,8 +66,12 @@ def purify(
     in_flight: collections.deque = collections.deque()
 
     def collect():
-        rows, batch = in_flight.popleft()
-        result[rows] = jax.device_get(batch)[: len(rows)]
+        rows, outcome = in_flight.popleft()
+        batch, finite = jax.device_get(outcome)
+        if not finite.all():
+            broken = index[rows[np.argmin(finite[: len(rows)])]]
+            raise ValueError(f"image {broken} became NaN or infinite; the purifier's model or step size is unusable")
+        result[rows] = batch[: len(rows)]
         _mark(result, finished, rows)
         if progress is not None:
             progress(int(finished.sum()), len(images))
@@ -85,7 +90,10 @@ def purify(
 
 
 def _purify_batch(purifier, key, index, images):
-    return _to_stored(purifier(*_from_stored(key, index, images)))
+    purified = purifier(*_from_stored(key, index, images))
+    if purified.shape != images.shape:
+        raise ValueError(f"the purifier made images {purified.shape[1:]} of images {images.shape[1:]}; it must keep them")
+    return _to_stored(purified)
 
 
 @jax.jit
@@ -95,7 +103,7 @@ def _from_stored(key, index, images):
 
 @jax.jit
 def _to_stored(images):
-    return to_uint8(images)
+    return to_uint8(images), jnp.isfinite(images).all((1, 2, 3))
 
 
 def _open_result(directory, purifier, images, index, key):
@@ -129,8 +137,10 @@ def _mark(result, finished, rows):
 
 def _fingerprint(purifier, images, index, key) -> dict[str, str]:
     leaves, structure = jax.tree.flatten(purifier)
-    # Addresses of functions differ between processes and say nothing about the purifier.
-    weights = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(structure)).encode())
+    # Addresses of functions and the order of a network's settings differ between processes and say nothing.
+    text = re.sub(r"0x[0-9a-f]+", "", str(structure))
+    text = re.sub(r"\{([^{}]*)\}", lambda match: str(sorted(match[1].replace("\n", "").split(","))), text)
+    weights = hashlib.sha256(re.sub(r"\s", "", text).encode())
     for leaf in leaves:
         weights.update(np.asarray(leaf).tobytes())
     return {

@@ -53,9 +53,9 @@ def kill_after_batches(command, partial, batches):
     try:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
-            if (partial / "fingerprint.json").exists():
-                if np.load(partial / "finished.npy").sum() >= batches * BATCH:
-                    break
+            started = (partial / "fingerprint.json").exists()
+            if started and np.load(partial / "finished.npy").sum() >= batches * BATCH:
+                break
             time.sleep(0.005)
         assert process.poll() is None, "the process ended before it could be killed"
     finally:

@@ -5,7 +5,6 @@ import re
 
 import jax
 import numpy as np
-import pytest
 
 from jaxpurify.cli.main import main
 from jaxpurify.data.npz import np as npz_numpy
@@ -51,13 +50,11 @@ def test_a_slice_of_digits_through_an_energy_has_energies_in_its_report(here, en
     command = ["purify", "digits[:40]", "--purifier", spec, "--batch-size", "16"]
     assert main([*command, "--out", "a.npz"]) == 0
     assert "Energy before and after" in (here / "a.npz.html").read_text()
-    assert main([*command, "--out", "b.npz", "--batch-size", "40"]) == 0
-    assert main([*command, "--out", "c.npz", "--seed", "1"]) == 0
-    a, b, c = (load_source(f"npz:{name}.npz") for name in "abc")
+    assert main([*command, "--out", "b.npz", "--seed", "1"]) == 0
+    a, b = (load_source(f"npz:{name}.npz") for name in "ab")
     before = load_source("digits[:40]")
     np.testing.assert_array_equal(a.labels, before.labels)
-    np.testing.assert_array_equal(a.images, b.images)
-    assert (a.images != c.images).any() and (a.images != before.images).any()
+    assert (a.images != b.images).any() and (a.images != before.images).any()
     assert "energies after: 40/40" in capsys.readouterr().out
 
 
@@ -68,9 +65,7 @@ def test_images_can_be_resized_first(photographs, here):
 
 def test_identity_may_change_nothing_but_others_may_not(archive, here, refused, everything, energy_weights):
     unchanged = f"langevin(steps=0, weights='{energy_weights}')"
-    assert "changed no pixel" in refused(
-        "purify", archive, "--out", "clean.npz", "--purifier", unchanged, begun=True
-    )
+    assert "changed no pixel" in refused("purify", archive, "--out", "clean.npz", "--purifier", unchanged, begun=True)
     assert everything() == ["data.npz"]
     assert main(["purify", archive, "--out", "clean.npz", "--purifier", "identity|identity"]) == 0
     np.testing.assert_array_equal(load_source("npz:clean.npz").images, load_source(archive).images)

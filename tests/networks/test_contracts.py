@@ -68,7 +68,7 @@ def test_resnet34_for_tiny_imagenet():
     assert parameter_count(abstract("resnet34", 200, size=64)) == 21_686_792
 
 
-@pytest.mark.parametrize(("size", "channels"), [*SIZES, (16, 3)])
+@pytest.mark.parametrize(("size", "channels"), SIZES)
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_classifiers_serve_all_sizes(name, size, channels):
     options = {"size": size} if name in ("resnet18", "resnet34") else {}

@@ -26,7 +26,9 @@ def test_energies_and_their_gradients(name):
     # The network doubles its input, so its gradient is twice the published one.
     published = gradient / 2
     norms = jnp.sqrt(jnp.square(published).sum((1, 2, 3)))
-    np.testing.assert_allclose(norms, golden["grad_norm_f64"], rtol=1e-5)
+    # One of a million units within rounding of zero may fall on the other side of its ReLU: 1e-4 of a norm.
+    np.testing.assert_allclose(norms, golden["grad_norm_f64"], rtol=3e-4)
+    np.testing.assert_allclose(np.median(norms / np.array(golden["grad_norm_f64"])), 1, rtol=1e-5)
     for statistic, value in summary(published).items():
         np.testing.assert_allclose(value, golden["grad"][statistic], atol=1e-7)
 

@@ -1,0 +1,88 @@
+"""`evaluate` runs a grid once, adds what is missing, and `report` shows it again."""
+
+import json
+
+import pytest
+
+from jaxpurify.cli.main import main
+from jaxpurify.evaluate import presets
+from jaxpurify.evaluate.protocol import Protocol
+from jaxpurify.records import read_rows
+from jaxpurify.train.classifier import Recipe
+
+
+@pytest.fixture
+def small_protocol(monkeypatch):
+    """Puts a protocol of seconds in the place of all named ones."""
+    options = {"width": 2, "classes": 10, "channels": 1}
+    sources = ("digits[:200]", "digits[1500:]", "digits[200:400]")
+    small = Protocol("small", *sources, "resnet9", options, Recipe(epochs=1, batch_size=50), None)
+    monkeypatch.setattr(presets, "protocol", lambda name: small)
+
+
+def test_evaluate_and_report(small_protocol, here, capsys):
+    grid = ["evaluate", "--protocol", "small", "--attack", "badnets(count=20)", "--out", "runs/grid"]
+    assert main([*grid, "--defence", "jpeg(quality=50)", "identity"]) == 0
+    rows = read_rows("runs/grid/results.jsonl")
+    assert [(row["attack"], row["defence"]) for row in rows] == [
+        ("none", "none"),
+        ("badnets(count=20)", "none"),
+        ("badnets(count=20)", "jpeg(quality=50)"),
+        ("badnets(count=20)", "identity"),
+    ]
+    output = capsys.readouterr().out
+    assert "undefended" in output and "rows runs/grid/results.jsonl; report runs/grid/report.html" in output
+    assert "jpeg" in (here / "runs/grid/report.html").read_text()
+
+    more = ["--defence", "jpeg(quality=50)", "--defence", "jpeg(quality=20)"]
+    assert main([*grid, *more]) == 0
+    again = read_rows("runs/grid/results.jsonl")
+    assert again[:4] == rows and [row["defence"] for row in again[4:]] == ["jpeg(quality=20)"]
+    capsys.readouterr()
+
+    assert main(["report", "runs/grid", "--markdown"]) == 0
+    assert "| `badnets(count=20)` |" in capsys.readouterr().out
+    assert main(["report", "runs/grid/results.jsonl", "--out", "page.html"]) == 0
+    assert "undefended" in capsys.readouterr().out and "<table" in (here / "page.html").read_text()
+    assert "page.html exists already" in shown_refusal(["report", "runs/grid", "--out", "page.html"], capsys)
+
+
+def shown_refusal(arguments, capsys):
+    assert main(arguments) == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ((), "neither --preset nor --protocol"),
+        (("--preset", "absent"), "unknown preset 'absent'; known: demo, cpu-narcissus"),
+        (("--protocol", "small", "--attack", "venom"), "'venom'"),
+        (("--protocol", "small", "--attack", "badnets(many=3)"), "no option 'many'"),
+        (("--protocol", "small", "--defence", "jpeg(quality=0)"), "quality=0"),
+        (("--protocol", "small", "--defence", "jpeg", "blur"), "blur"),
+        (("--protocol", "small", "--seeds", "0"), "seeds 0"),
+        (("--protocol", "small", "--seed", "-1"), "seed -1"),
+    ],
+)
+def test_grids_that_cannot_run(small_protocol, refused, everything, arguments, complaint):
+    assert complaint in refused("evaluate", *arguments, "--out", "runs")
+    assert everything() == []
+
+
+def test_an_unknown_protocol_is_refused(refused, everything):
+    assert "unknown protocol 'absent'; known: demo" in refused("evaluate", "--protocol", "absent")
+    assert everything() == []
+
+
+def test_presets_are_grids_of_known_names():
+    for preset in presets.PRESETS.values():
+        scenario = preset.scenario()
+        assert scenario.seeds and scenario.attacks and scenario.defences
+        json.dumps(scenario.protocol.config())
+
+
+def test_a_report_needs_rows(here, refused):
+    assert "no results file" in refused("report", "absent.jsonl")
+    (here / "empty.jsonl").write_text("")
+    assert "no rows" in refused("report", "empty.jsonl")

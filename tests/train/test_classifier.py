@@ -1,0 +1,190 @@
+"""Training a classifier: it learns, repeats itself, and says when it diverges."""
+
+import dataclasses
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from sklearn.datasets import load_digits
+
+from jaxpurify.data.augment import PadCrop
+from jaxpurify.networks.layers import BatchNorm, Conv, Linear
+from jaxpurify.random import named
+from jaxpurify.sharding import data_mesh
+from jaxpurify.train.batches import epoch_order, steps_per_epoch
+from jaxpurify.train.classifier import Recipe, cross_entropy, train_classifier
+from jaxpurify.train.state import TrainingDiverged
+
+KEY = jax.random.key(0)
+RECIPE = Recipe(epochs=3, batch_size=50, learning_rate=0.1)
+predict = jax.jit(lambda model, images: model(images))
+
+
+class Small(nnx.Module):
+    """One convolution with batch normalisation and a linear layer."""
+
+    def __init__(self, seed=0):
+        rngs = nnx.Rngs(seed)
+        self.conv = Conv(1, 8, 3, stride=2, padding=1, use_bias=False, rngs=rngs)
+        self.norm = BatchNorm(8)
+        self.linear = Linear(128, 10, rngs=rngs)
+
+    def __call__(self, images):
+        return self.linear(jax.nn.relu(self.norm(self.conv(images))).reshape(len(images), -1))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    bunch = load_digits()
+    return np.rint(bunch.images[..., None] / 16 * 255).astype(np.uint8), bunch.target
+
+
+def train(digits, count=600, recipe=RECIPE, model=None, **options):
+    images, labels = digits
+    model = Small() if model is None else model
+    return train_classifier(model, images[:count], labels[:count], options.pop("key", KEY), recipe=recipe, **options)
+
+
+def accuracy(model, digits):
+    images, labels = digits[0][1200:], digits[1][1200:]
+    return float((predict(model, jnp.asarray(images / np.float32(255))).argmax(-1) == labels).mean())
+
+
+@pytest.fixture(scope="module")
+def trained(digits):
+    return train(digits)
+
+
+def test_it_learns_digits(digits):
+    finished = []
+    model, history = train(
+        digits, 1200, dataclasses.replace(RECIPE, epochs=5), progress=lambda done, total: finished.append((done, total))
+    )
+    assert accuracy(model, digits) > 0.9
+    assert finished == [(epoch, 5) for epoch in range(1, 6)]
+    assert {name: values.shape for name, values in history.items()} == {"loss": (5,), "accuracy": (5,)}
+    assert (np.diff(history["loss"]) < 0).all() and history["accuracy"][-1] > 0.9
+
+
+def leaves(model):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(model)]
+
+
+def test_the_same_key_gives_the_same_weights(digits, trained):
+    again, history = train(digits)
+    for one, other in zip(leaves(trained[0]), leaves(again), strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(history["loss"], trained[1]["loss"])
+    other, _ = train(digits, key=jax.random.key(1))
+    assert np.abs(leaves(other)[-1] - leaves(again)[-1]).max() > 1e-4
+
+
+def test_the_module_is_left_as_it_was(digits):
+    model = Small()
+    before = jax.tree.map(np.asarray, nnx.as_pure(nnx.state(model)))
+    train(digits, 100, dataclasses.replace(RECIPE, epochs=1), model)
+    jax.tree.map(np.testing.assert_array_equal, nnx.as_pure(nnx.state(model)), before)
+
+
+def test_what_is_returned_is_in_evaluation_mode(digits, trained):
+    images = jnp.asarray(digits[0][:4] / np.float32(255))
+    model = trained[0]
+    np.testing.assert_allclose(predict(model, images)[:1], predict(model, images[:1]), atol=1e-5)
+    mean = model.state["norm"]["mean"]
+    assert np.abs(mean).max() > 1e-2  # the running statistics moved
+
+
+def test_one_step_is_the_update_of_the_recipe(digits):
+    recipe = Recipe(1, 60, 0.3, 0.9, 0.01, "multistep", 0.1)
+    model, history = train(digits, 60, recipe)
+    graphdef, params, rest = nnx.split(Small(), nnx.Param, ...)
+    params = nnx.as_pure(params)
+    rows = epoch_order(KEY, 0, 60, 60)[0]
+    images, labels = jnp.asarray(digits[0][rows] / np.float32(255)), digits[1][rows]
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(params):
+        logits = nnx.merge(graphdef, params, nnx.as_pure(rest))(images)
+        target = 0.9 * jax.nn.one_hot(labels, 10) + 0.01
+        return optax.softmax_cross_entropy(logits, target).mean()
+
+    value, gradient = loss(params)
+    np.testing.assert_allclose(history["loss"], [value], rtol=1e-5)
+    for name in ("kernel", "bias"):
+        decayed = gradient["linear"][name] + 0.01 * params["linear"][name]
+        expected = params["linear"][name] - 0.3 * 1.9 * decayed
+        np.testing.assert_allclose(model.state["linear"][name], expected, atol=1e-5)
+
+
+def test_augmentation_is_one_key_an_image_and_epoch(digits, trained):
+    augmented, history = train(digits, augment=PadCrop(1))
+    again, same = train(digits, augment=PadCrop(1))
+    np.testing.assert_array_equal(history["loss"], same["loss"])
+    assert history["loss"][-1] > trained[1]["loss"][-1]
+    assert accuracy(augmented, digits) > 0.5
+
+
+def test_half_precision_activations(digits):
+    model, history = train(digits, recipe=dataclasses.replace(RECIPE, dtype="bfloat16"))
+    assert all(leaf.dtype == np.float32 for leaf in leaves(model))
+    assert history["accuracy"][-1] > 0.85
+    assert accuracy(model, digits) > 0.8
+
+
+def test_devices_share_a_batch(digits):
+    recipe = dataclasses.replace(RECIPE, epochs=1, batch_size=40)
+    one, history = train(digits, 120, recipe)
+    four, shared = train(digits, 120, recipe, mesh=data_mesh())
+    np.testing.assert_allclose(shared["loss"], history["loss"], rtol=1e-4)
+    for left, right in zip(leaves(one), leaves(four), strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-4)
+    with pytest.raises(ValueError, match="batch_size=50 is no multiple of the 4 devices"):
+        train(digits, 120, RECIPE, mesh=data_mesh())
+
+
+def test_divergence_names_the_epoch(digits):
+    recipe = dataclasses.replace(RECIPE, learning_rate=1e30)
+    with pytest.raises(TrainingDiverged, match=r"the loss became nan in epoch 1; lower the learning rate"):
+        train(digits, 200, recipe)
+
+
+def test_label_smoothing():
+    logits = jax.random.normal(KEY, (5, 10))
+    labels = jnp.arange(5)
+    for smoothing in (0.0, 0.3):
+        target = (1 - smoothing) * jax.nn.one_hot(labels, 10) + smoothing / 10
+        expected = optax.softmax_cross_entropy(logits, target)
+        np.testing.assert_allclose(cross_entropy(logits, labels, smoothing), expected, rtol=1e-5)
+
+
+def test_epochs_are_fresh_orders_of_full_batches():
+    orders = [np.asarray(epoch_order(KEY, epoch, 23, 5)) for epoch in range(3)]
+    assert all(order.shape == (4, 5) for order in orders)
+    assert all(len(np.unique(order)) == 20 and order.max() < 23 for order in orders)
+    assert (orders[0] != orders[1]).any()
+    np.testing.assert_array_equal(orders[2], epoch_order(KEY, 2, 23, 5))
+    assert (np.asarray(epoch_order(named(KEY, "other"), 2, 23, 5)) != orders[2]).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs=0, batch_size=128; both must be at least 1"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"label_smoothing": 1.0}, "label_smoothing=1.0; it must be in"),
+        ({"dtype": "float16"}, "dtype='float16'; known: float32, bfloat16"),
+    ],
+)
+def test_refusals(options, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**options)
+
+
+def test_too_few_images_are_refused(digits):
+    with pytest.raises(ValueError, match="30 training images are fewer than one batch of 50"):
+        train(digits, 30)
+    assert steps_per_epoch(50, 50) == 1

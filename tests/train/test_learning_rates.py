@@ -1,0 +1,85 @@
+"""Learning-rate schedules against values worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxpurify.generate.diffusion import DiffusionRecipe, diffusion_optimizer
+from jaxpurify.generate.energy import HILL, PUREGEN, energy_optimizer
+from jaxpurify.train.schedule import multistep, sgd, triangular, warmup_cosine
+
+
+def values(schedule, steps):
+    return [float(schedule(step)) for step in steps]
+
+
+def test_triangular():
+    # 0.2 → 1 over the first fifth of 1000 steps, then to 0.
+    rates = values(triangular(1000, 2.0), [0, 1, 100, 200, 250, 500, 600, 999, 1000])
+    expected = [0.4, 0.408, 1.2, 2.0, 2 * 750 / 800, 2 * 500 / 800, 1.0, 2 / 800, 0.0]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_multistep():
+    rates = values(multistep(1000, 0.1), [0, 1, 250, 499, 501, 749, 751, 999])
+    np.testing.assert_allclose(rates, [0.1] * 4 + [0.01] * 2 + [0.001] * 2, rtol=1e-5)
+
+
+def test_cosine_with_warm_up():
+    rates = values(warmup_cosine(41_000, 1e-4), [0, 1, 250, 500, 20_750, 41_000, 50_000])
+    np.testing.assert_allclose(rates, [0, 2e-7, 5e-5, 1e-4, 5e-5, 0, 0], rtol=1e-4, atol=1e-10)
+    # A short run warms up over half of its steps at most.
+    np.testing.assert_allclose(values(warmup_cosine(10, 1.0), [0, 1, 5, 10]), [0, 0.2, 1, 0], atol=1e-6)
+    assert float(warmup_cosine(1, 1.0)(0)) == 1.0
+
+
+def test_a_schedule_runs_on_traced_steps():
+    for schedule in (triangular(10, 1.0), multistep(10, 1.0), warmup_cosine(10, 1.0)):
+        traced = jax.vmap(schedule)(jnp.arange(11))
+        np.testing.assert_allclose(traced, values(schedule, range(11)), atol=1e-6)
+
+
+def rate_of(optimizer, state, step):
+    """The learning rate at a step, from the length of Adam's update for a constant gradient."""
+    counts = {"count": jnp.array(step, jnp.int32)}
+    state = optax.tree.set(state, **counts)
+    updates, _ = optimizer.update({"w": jnp.ones(())}, state, {"w": jnp.zeros(())})
+    return float(-updates["w"])
+
+
+def test_generative_recipes_use_them():
+    def at(optimizer, step):
+        # A constant gradient in both moments makes Adam's direction exactly 1 without bias correction.
+        state = optimizer.init({"w": jnp.zeros(())})
+        state = optax.tree.set(state, mu={"w": jnp.ones(())}, nu={"w": jnp.ones(())})
+        correction = (1 - 0.9 ** (step + 1)) / np.sqrt(1 - 0.999 ** (step + 1))
+        return rate_of(optimizer, state, step) * correction
+
+    thirds = [0, 21_000, 22_000, 40_500, 41_500, 54_000, 55_000]
+    rates = [at(energy_optimizer(PUREGEN), step) for step in thirds]
+    np.testing.assert_allclose(rates, [1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6, 1e-7], rtol=1e-3)
+    np.testing.assert_allclose(at(energy_optimizer(HILL), 124_000), 1e-4, rtol=1e-3)
+    rates = [at(diffusion_optimizer(DiffusionRecipe()), step) for step in (250, 500, 20_750)]
+    np.testing.assert_allclose(rates, [5e-5, 1e-4, 5e-5], rtol=1e-3)
+
+
+def test_sgd_is_nesterov_with_decay_in_the_gradient():
+    optimizer = sgd("multistep", 4, 0.1, 0.9, 0.01)
+    params, gradients = {"w": jnp.array(2.0)}, [0.5, -0.3, 0.2]
+    state, weight, momentum = optimizer.init(params), 2.0, 0.0
+    for step, gradient in enumerate(gradients):
+        updates, state = optimizer.update({"w": jnp.array(gradient)}, state, params)
+        params = optax.apply_updates(params, updates)
+        decayed = gradient + 0.01 * weight
+        momentum = 0.9 * momentum + decayed
+        rate = 0.1 if step < 2 else 0.01
+        weight -= rate * (decayed + 0.9 * momentum)
+        np.testing.assert_allclose(params["w"], weight, rtol=1e-6)
+
+
+def test_an_unknown_schedule_is_refused():
+    with pytest.raises(ValueError, match="unknown schedule 'step'; known: cosine, multistep, triangular"):
+        sgd("step", 10, 0.1, 0.9, 0.0)
+    assert sgd("cosine", 10, 0.1, 0.9, 0.0) is sgd("cosine", 10, 0.1, 0.9, 0.0)
