@@ -76,22 +76,27 @@ def main(arguments: list[str]) -> int | None:
         after = None if energy is None else _energies(energy, images, "energies after", progress)
 
     written = _saved(dataset.replace_images(images), options, partial)
-    purify_report(
-        report,
-        dataset,
-        images,
-        purifier=options.purifier,
-        energies_before=before,
-        energies_after=after,
-        seconds=None if finished_before else seconds,
-    )
-    shutil.rmtree(partial)
+    try:
+        purify_report(
+            report,
+            dataset,
+            images,
+            purifier=options.purifier,
+            energies_before=before,
+            energies_after=after,
+            seconds=None if finished_before else seconds,
+        )
+    except OSError as error:
+        raise OSError(f"{options.out} is complete, but its report {report} could not be written ({error})") from error
+    finally:
+        shutil.rmtree(partial)
     l2, linf = changes(dataset.images, images)
     count = len(dataset) - finished_before
+    where = f"{written} with TFDS_DATA_DIR={options.out}" if written.startswith("tfds:") else written
     earlier = f" ({finished_before:,} more in an earlier run)" if finished_before else ""
     print(
         f"purified {count:,} images{earlier} in {seconds:.1f} s ({count / seconds:.1f} images/s); "
-        f"mean change L2 {l2.mean():.3g}, L∞ {linf.mean():.3g}/255; {written}; report {report}"
+        f"mean change L2 {l2.mean():.3g}, L∞ {linf.mean():.3g}/255; {where}; report {report}"
     )
     return None
 

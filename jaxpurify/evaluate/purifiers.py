@@ -42,7 +42,9 @@ def energy_for(shape: Shape, weights: str | None = None) -> Energy:
 
 
 def _stage(part: Spec, shape: Shape) -> Purifier:
-    if part.name in PRESETS and not part.positional and not part.options:
+    if part.name in PRESETS:
+        if part.positional or part.options:
+            raise ValueError(f"purifier {part.name!r} is a preset and takes no options; it means {PRESETS[part.name]}")
         return make_purifier(PRESETS[part.name], shape)
     if part.name not in PURIFIERS:
         raise ValueError(f"unknown purifier {part.name!r}; known: {', '.join([*PURIFIERS, *PRESETS])}")

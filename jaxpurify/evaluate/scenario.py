@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import dataclasses
 import functools
+import inspect
 from pathlib import Path
 import shutil
 import time
@@ -48,8 +49,12 @@ class Scenario:
     trigger_scale: float = 1.0
 
     def __post_init__(self):
-        for spec in self.attacks:
-            named_attack(parse_spec(spec).name)
+        for text in self.attacks:
+            spec = parse_spec(text)
+            parameters = inspect.signature(named_attack(spec.name).craft).parameters.values()
+            known = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+            if spec.positional or not set(spec.options) <= set(known):
+                raise ValueError(f"attack {text!r}: give options by name; known: {', '.join(known)}")
 
     def config(self) -> dict[str, Any]:
         """The settings as plain values, for reports."""
@@ -95,6 +100,9 @@ class _Grid:
         self.train, self.test = self.protocol.load()
         self.results = directory / "results.jsonl"
         self.classes = len(self.train.classes)
+        for defence in scenario.defences:  # a mistake in a spec shows before anything is written
+            if defence != NONE:
+                make_purifier(defence, self.train.images.shape[1:])
         directory.mkdir(parents=True, exist_ok=True)
 
     def clean(self, seed: int) -> None:

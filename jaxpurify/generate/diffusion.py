@@ -45,6 +45,9 @@ class DiffusionRecipe:
     ema_decay: float | None = None
 
     def __post_init__(self):
+        for name, least in (("steps", 0), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}; it must be at least {least}")
         if not 1 <= self.max_timestep <= self.schedule.length:
             raise ValueError(f"max_timestep={self.max_timestep}; the schedule accepts 1 to {self.schedule.length}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:

@@ -53,6 +53,9 @@ class EnergyRecipe:
     rejuvenation: float = 0.05
 
     def __post_init__(self):
+        for name, least in (("steps", 0), ("batch_size", 1), ("langevin_steps", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}; it must be at least {least}")
         if self.bank_size < self.batch_size:
             raise ValueError(f"bank_size={self.bank_size} is smaller than batch_size={self.batch_size}")
         if self.bank_start not in ("data", "noise"):

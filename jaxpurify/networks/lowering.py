@@ -53,14 +53,29 @@ def _plain_value(images, kernel, stride, padding, sizes):
 
 
 def _plain_images(outputs, kernel, stride, padding, sizes):
-    shape = (outputs.shape[0], *sizes[:2], kernel.shape[2])
-    like = jax.ShapeDtypeStruct(shape, outputs.dtype)
-    return jax.linear_transpose(lambda images: _plain_value(images, kernel, stride, padding, sizes), like)(outputs)[0]
+    pads = []
+    for axis in range(2):
+        before = sizes[axis + 2] - 1 - padding
+        pads.append((before, sizes[axis] + padding - 1 - (outputs.shape[axis + 1] - 1) * stride))
+    return lax.conv_general_dilated(
+        outputs,
+        kernel[::-1, ::-1],
+        (1, 1),
+        pads,
+        lhs_dilation=(stride, stride),
+        dimension_numbers=("NHWC", "HWOI", "NHWC"),
+    )
 
 
 def _plain_kernel(images, outputs, stride, padding, sizes):
-    like = jax.ShapeDtypeStruct((*sizes[2:], images.shape[3], outputs.shape[3]), images.dtype)
-    return jax.linear_transpose(lambda kernel: _plain_value(images, kernel, stride, padding, sizes), like)(outputs)[0]
+    return lax.conv_general_dilated(
+        images,
+        outputs,
+        (1, 1),
+        _kernel_padding(images.shape, outputs.shape, stride, padding, sizes),
+        rhs_dilation=(stride, stride),
+        dimension_numbers=("CHWN", "IHWO", "HWNC"),
+    )
 
 
 def _cpu_value(images, kernel, stride, padding, sizes):

@@ -64,10 +64,13 @@ def load_network(path: Path | str) -> tuple[Frozen, dict[str, Any]]:
         raise ValueError(f"{path} is not a .safetensors file: {error}") from None
     if "network" not in header:
         raise ValueError(f"{path} does not say which network it belongs to; load published weights with from_torch")
-    options = json.loads(header["options"])
+    try:
+        options, card = json.loads(header["options"]), json.loads(header["card"])
+    except (KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: its header is damaged ({error})") from None
     abstract = nnx.eval_shape(lambda: build(header["network"], options, nnx.Rngs(0)))
     frozen = freeze(abstract)
-    return Frozen(_filled(path, frozen.state, tensors), frozen.graphdef), json.loads(header["card"])
+    return Frozen(_filled(path, frozen.state, tensors), frozen.graphdef), card
 
 
 def _named(state) -> list[tuple[str, Any]]:

@@ -153,7 +153,7 @@ def augmentation_key(key: Key[Array, ""], epoch) -> Key[Array, ""]:
 
 def checked(metrics: dict[str, np.ndarray], epoch: int) -> dict[str, np.ndarray]:
     """The means over an epoch of metrics [steps, …]; raises `TrainingDiverged` where the loss is not finite."""
-    row = {name: values.mean(0) for name, values in metrics.items()}
+    row = {name: np.asarray(values.mean(0)) for name, values in metrics.items()}
     if not np.isfinite(row["loss"]).all():
         raise TrainingDiverged(f"the loss became {row['loss']} in epoch {epoch + 1}; lower the learning rate")
     return row

@@ -3,12 +3,14 @@
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxpurify.cli.main import main
 from jaxpurify.cli.network import channel_statistics, constructor_parameters, network_options
 from jaxpurify.data.augment import Flip
+from jaxpurify.data.image import to_float
 from jaxpurify.data.poison import load_poison
 from jaxpurify.data.sources import load_source
 from jaxpurify.evaluate.purifiers import make_purifier
@@ -95,18 +97,19 @@ def test_models_that_cannot_be_trained(here, refused, everything, arguments, com
 
 
 def test_train_says_how_often_it_is_right_on_average_and_in_the_worst_class(here, capsys):
-    options = ["--width", "2", "--epochs", "1", "--batch-size", "50", "--learning-rate", "0.05"]
-    arguments = ["train", "digits[:500]", "--out", "model.safetensors", "--test", "digits[1500:]", *options]
+    # The settings of the victims in test_cli_evaluate.py, so that their training step is compiled once.
+    options = ["--network", "resnet9(mean=0.5, std=0.25)", "--width", "2", "--epochs", "1", "--batch-size", "50"]
+    arguments = ["train", "digits[:200]", "--out", "model.safetensors", "--test", "digits[1500:]", *options]
     assert main(arguments) == 0
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.startswith("natural accuracy on 297 test images: average ") and "worst class " in line
     model, card = load_network("model.safetensors")
     test = load_source("digits[1500:]")
-    right = np.asarray(model(np.float32(test.images / 255))).argmax(1) == test.labels
+    right = np.asarray(model(to_float(jnp.asarray(test.images)))).argmax(1) == test.labels
     assert card["accuracy"] == {"on": "digits[1500:]", "average": right.mean(), "worst_class": worst(right, test)}
     assert f"average {100 * right.mean():.1f} %, worst class {100 * worst(right, test):.1f} %" in line
 
-    craft = ["craft", "narcissus(count=5, steps=2, batch_size=16)", "digits[:500]", "--out", "poison.npz"]
+    craft = ["craft", "narcissus(count=5, steps=2, batch_size=16)", "digits[:200]", "--out", "poison.npz"]
     assert main([*craft, "--surrogate", "model.safetensors", "--target", "3"]) == 0
     assert load_poison("poison.npz").target == 3
 

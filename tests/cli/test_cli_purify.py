@@ -96,6 +96,16 @@ def test_a_full_disk_leaves_no_half_written_data_and_the_work_is_kept(archive, r
     assert everything() == ["clean.npz", "clean.npz.html", "data.npz"]
 
 
+def test_a_report_that_cannot_be_written_does_not_cost_the_data(archive, refused, everything, monkeypatch):
+    def full(path, document):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("jaxpurify.evaluate.report.write_page", full)
+    message = refused("purify", archive, "--out", "clean.npz", *JPEG, begun=True)
+    assert "clean.npz is complete" in message and "No space left on device" in message
+    assert everything() == ["clean.npz", "data.npz"]
+
+
 def test_a_full_disk_is_noticed_before_the_work(archive, here, refused, everything, monkeypatch):
     usage = type("Usage", (), {"free": 100})
     monkeypatch.setattr("shutil.disk_usage", lambda place: usage)

@@ -1,0 +1,120 @@
+"""Purifiers by name."""
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpurify.evaluate.purifiers import PRESETS, PURIFIERS, energy_for, make_purifier
+from jaxpurify.networks import ConvEnergy, UNet, freeze
+from jaxpurify.networks.stored import save_network
+from jaxpurify.purify.combine import Average, Chain, Identity, Repeat
+from jaxpurify.purify.diffusion import Diffusion
+from jaxpurify.purify.jpeg import Jpeg
+from jaxpurify.purify.langevin import Langevin
+from jaxpurify.weights import catalogue
+
+SHAPE = (8, 8, 1)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """An energy and a noise predictor of 8 x 8 x 1 images, with cards."""
+    folder = tmp_path_factory.mktemp("weights")
+    options = {"features": 2, "channels": 1, "size": 8}
+    energy = freeze(ConvEnergy(**options, rngs=nnx.Rngs(0)))
+    card = {"langevin": {"step_size": 0.02, "temperature": 0.001}}
+    save_network(folder / "energy.safetensors", energy, network="conv_energy", options=options, card=card)
+    options = {"block_channels": [8], "layers_per_block": 1, "attention_levels": [], "channels": 1}
+    noise = freeze(UNet(**options, rngs=nnx.Rngs(0)))
+    card = {"max_timestep": 40, "diffusion": {"timestep": 20}}
+    save_network(folder / "noise.safetensors", noise, network="unet", options=options, card=card)
+    return folder
+
+
+@pytest.fixture
+def bundled(files, monkeypatch):
+    """The package as if these files were bundled with it."""
+    kinds = {"energy": ("energy", SHAPE), "noise": ("noise", SHAPE)}
+    monkeypatch.setattr(catalogue, "BUNDLED", kinds)
+    monkeypatch.setattr(catalogue, "bundled_path", lambda name: files / f"{name}.safetensors")
+
+
+def test_each_name_makes_its_purifier(bundled):
+    kinds = {
+        "identity": Identity, "jpeg": Jpeg, "langevin": Langevin, "diffusion": Diffusion,
+        "repeat('jpeg', 2)": Repeat, "average('jpeg', count=3, kind='median')": Average,
+    }  # fmt: skip
+    assert {spec.split("(")[0] for spec in kinds} == set(PURIFIERS)
+    for spec, kind in kinds.items():
+        assert type(make_purifier(spec, SHAPE)) is kind
+    chained = make_purifier("jpeg(75)|identity|jpeg(quality=25)", SHAPE)
+    assert isinstance(chained, Chain) and [type(stage) for stage in chained.stages] == [Jpeg, Identity, Jpeg]
+    assert chained.stages[0].quality == 75 and chained.stages[2].quality == 25
+
+
+def test_the_card_sets_what_the_spec_leaves_open(bundled):
+    langevin = make_purifier("langevin(steps=7, temperature=0.5)", SHAPE)
+    assert (langevin.steps, langevin.step_size, langevin.temperature) == (7, 0.02, 0.5)
+    assert make_purifier("diffusion", SHAPE).timestep == 20
+    with pytest.raises(ValueError, match="timestep=41; these weights were trained up to timestep 40"):
+        make_purifier("diffusion(timestep=41)", SHAPE)
+
+
+def test_weights_from_a_file(files):
+    purifier = make_purifier(f"langevin(weights={str(files / 'energy.safetensors')!r}, steps=1)", SHAPE)
+    keys = jax.random.split(jax.random.key(0), 2)
+    images = purifier(keys, jnp.full((2, *SHAPE), 0.5))
+    assert images.shape == (2, *SHAPE) and np.ptp(images) > 0
+    energy = energy_for(SHAPE, str(files / "energy.safetensors"))
+    assert energy(images).shape == (2,)
+
+
+def test_presets_are_the_published_settings(bundled, monkeypatch):
+    assert set(PRESETS) == {"puregen-ebm", "puregen-ddpm", "puregen-naive", "puregen-reps"}
+    assert make_purifier("puregen-ebm", SHAPE).steps == 150
+    monkeypatch.setitem(PRESETS, "puregen-reps", PRESETS["puregen-reps"].replace("timestep=50", "timestep=30"))
+    reps = make_purifier(" puregen-reps ", SHAPE)
+    assert isinstance(reps, Repeat) and reps.count == 5
+    assert reps.purifier.stages[0].steps == 10 and reps.purifier.stages[1].timestep == 30
+    both = make_purifier("jpeg|puregen-ebm", SHAPE)
+    assert both.stages[1].steps == 150
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("gauss", "unknown purifier 'gauss'; known: identity, jpeg, langevin, .*puregen-reps"),
+        ("jpeg|gauss", "unknown purifier 'gauss'"),
+        ("puregen-ebm(steps=3)", "'puregen-ebm' is a preset and takes no options"),
+        ("langevin(steps=-1)", "steps=-1; a chain has 0 or more steps"),
+        ("langevin(steps=1.5)", "steps"),
+        ("langevin(temperature=0)", "temperature=0; it must be greater than 0"),
+        ("langevin(stepz=3)", "purifier 'langevin': .*stepz"),
+        ("langevin(150)", "purifier 'langevin': .*positional"),
+        ("jpeg(quality=100)", "quality=100; JPEG accepts 1 to 95"),
+        ("jpeg('high')", "quality"),
+        ("diffusion(timestep=0)", "timestep=0; this schedule accepts 1 to 1000"),
+        ("diffusion(sampler='euler')", "sampler='euler'; known: ancestral, ddim"),
+        ("diffusion(timestep='x')", "timestep"),
+        ("repeat('jpeg', 0)", "count=0; it must be at least 1"),
+        ("repeat('gauss', 2)", "unknown purifier 'gauss'"),
+        ("repeat", "purifier 'repeat': .*missing"),
+        ("average('jpeg', kind='mode')", "kind='mode'; known: mean, median"),
+        ("langevin(weights='/absent.safetensors')", "no weights '/absent.safetensors': neither a file nor bundled"),
+    ],
+)
+def test_refusals(spec, message, bundled, monkeypatch):
+    import jaxtyping
+
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    with pytest.raises(ValueError, match=message) as error:
+        make_purifier(spec, SHAPE)
+    assert "\n" not in str(error.value)
+
+
+def test_no_weights_for_a_shape():
+    message = r"no bundled energy model for 9x7x3 images \(there are 8x8x1, 32x32x3\); give weights="
+    with pytest.raises(ValueError, match=message):
+        make_purifier("langevin", (9, 7, 3))

@@ -1,0 +1,168 @@
+"""A grid of attacks, defences and victims: which rows it writes, and that it can be stopped and continued."""
+
+import json
+
+from flax import nnx
+import jax
+import numpy as np
+import pytest
+
+from jaxpurify.data.npz import write_npz
+from jaxpurify.data.poison import load_poison
+from jaxpurify.data.sources import load_source
+from jaxpurify.evaluate import scenario as module
+from jaxpurify.evaluate.protocol import Protocol, protocol
+from jaxpurify.evaluate.scenario import Scenario, run_scenario
+from jaxpurify.networks.catalogue import NETWORKS
+from jaxpurify.networks.layers import Linear
+from jaxpurify.records import read_rows
+from jaxpurify.train.classifier import Recipe
+
+
+class Flat(nnx.Module):
+    """A linear classifier: the quickest victim there is."""
+
+    def __init__(self, width=4, *, rngs):
+        self.hidden = Linear(64, 16 * width, rngs=rngs)
+        self.linear = Linear(16 * width, 10, rngs=rngs)
+
+    def features(self, images):
+        return jax.nn.relu(self.hidden(images.reshape(len(images), -1)))
+
+    def __call__(self, images):
+        return self.linear(self.features(images))
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The demo's data with a victim that trains in a moment."""
+    monkeypatch.setitem(NETWORKS, "flat", Flat)
+    recipe = Recipe(epochs=4, batch_size=50, learning_rate=0.2)
+    return Protocol("tiny", "digits[:500]", "digits[500:800]", "digits[800:1300]", "flat", {"width": 4}, recipe, None)
+
+
+ATTACK = "pattern(count=50, epsilon=0.3)"
+DEFENCES = ("none", "jpeg(quality=25)")
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_grid_and_its_controls(tiny, tmp_path):
+    said = []
+    scenario = Scenario(tiny, (ATTACK,), DEFENCES, (0, 3))
+    path = run_scenario(scenario, tmp_path, progress=lambda what, done, total: said.append(what))
+    written = rows(path)
+    cells = [(row["attack"], row["defence"], row["seed"]) for row in written]
+    assert cells == [
+        (attack, defence, seed)
+        for seed in (0, 3)
+        for attack, defence in (("none", "none"), (ATTACK, "none"), (ATTACK, "jpeg(quality=25)"))
+    ]
+    assert len({row["run_id"] for row in written}) == 6
+    for row in written:
+        assert row["victim"] == "flat-w4" and row["protocol"] == "tiny" and row["data"] == "digits[:500]"
+        assert 0.5 < row["natural_accuracy"] <= 1 and row["adaptive"] is False
+        clean = row["attack"] == "none"
+        assert (row["poison_success"] is None) == (row["trigger_success_clean"] is None) == clean
+        assert row["poisons"] == (0 if clean else 50)
+        if not clean:
+            assert row["target"] == row["seed"] and row["labels_changed"] is True and row["epsilon"] == 0.3
+            assert row["poison_success_worst"] >= row["poison_success"]
+    undefended = written[1]
+    assert undefended["poison_success"] > undefended["trigger_success_clean"] + 0.2
+    assert any("jpeg" in what for what in said) and any("victim" in what for what in said)
+    assert not list((tmp_path / "purified").iterdir())
+    assert len(list((tmp_path / "poisons").iterdir())) == 2
+
+
+def test_a_finished_grid_does_nothing(tiny, tmp_path, monkeypatch):
+    scenario = Scenario(tiny, (ATTACK,), DEFENCES, (0,))
+    before = run_scenario(scenario, tmp_path).read_text()
+    monkeypatch.setattr(Protocol, "classifier", lambda *arguments, **options: pytest.fail("trained again"))
+    assert run_scenario(scenario, tmp_path).read_text() == before
+    more = Scenario(tiny, (ATTACK,), DEFENCES, (0,), trigger_scale=2.0)
+    with pytest.raises(pytest.fail.Exception, match="trained again"):  # other settings are other rows
+        run_scenario(more, tmp_path)
+
+
+class Stop(Exception):
+    pass
+
+
+def test_a_stopped_grid_continues_with_the_same_rows(tiny, tmp_path):
+    scenario = Scenario(tiny, (ATTACK,), DEFENCES, (0,))
+    whole = rows(run_scenario(scenario, tmp_path / "whole"))
+
+    def stop(what, done, total):
+        if "jpeg" in what and "purify" in what and done:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run_scenario(scenario, tmp_path / "part", progress=stop)
+    assert len(rows(tmp_path / "part" / "results.jsonl")) == 2
+    assert len(list((tmp_path / "part" / "purified").iterdir())) == 1
+    said = []
+    resumed = rows(
+        run_scenario(scenario, tmp_path / "part", progress=lambda what, done, total: said.append((what, done)))
+    )
+    assert not any("crafting" in what for what, _ in said)  # the poison was kept
+    for row, expected in zip(resumed, whole, strict=True):
+        for name in ("run_id", "natural_accuracy", "poison_success", "trigger_success_clean"):
+            assert row[name] == expected[name]
+
+
+def test_an_attack_with_a_surrogate_and_an_indiscriminate_one(tiny, tmp_path):
+    attacks = ("narcissus(steps=5, count=20, epsilon=0.3, batch_size=20)", "class_noise(epsilon=0.2)")
+    written = rows(run_scenario(Scenario(tiny, attacks, ("none",), (1,)), tmp_path))
+    assert [row["attack"] for row in written] == ["none", *attacks]
+    trigger, indiscriminate = written[1:]
+    assert trigger["labels_changed"] is False and trigger["target"] == 1 and trigger["poison_success"] is not None
+    assert indiscriminate["poison_success"] is None and indiscriminate["target"] is None
+    models = sorted(path.name.split("-")[0] for path in (tmp_path / "models").iterdir())
+    assert models == ["clean", "surrogate"]
+    poisons = [load_poison(path) for path in (tmp_path / "poisons").iterdir()]
+    assert sorted(len(poison) for poison in poisons) == [20, 500]
+
+
+@pytest.mark.parametrize(
+    ("attacks", "defences", "message"),
+    [
+        (("magic",), (), "attack is 'magic'; known: "),
+        (("pattern(",), (), "not of the form"),
+        (("pattern(3)",), (), "give options by name"),
+        ((ATTACK,), ("jpeg", "gauss"), "unknown purifier 'gauss'"),
+        ((ATTACK,), ("jpeg(quality=0)",), "quality=0; JPEG accepts 1 to 95"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_written(attacks, defences, message, tiny, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        run_scenario(Scenario(tiny, attacks, defences, (0,)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_protocols_can_be_loaded_and_described():
+    demo = protocol("demo")
+    train, test = demo.load()
+    public = load_source(demo.public)
+    shared = {bytes(image) for image in train.images} & {bytes(image) for image in [*test.images, *public.images]}
+    assert len(shared) <= 2 and len(train) >= demo.recipe.batch_size  # a few scans are equal to the last grey level
+    assert demo.victim == "resnet9-w8" and protocol("paper").victim == "resnet18"
+    for name in ("demo", "cpu", "cpu-small", "paper"):
+        config = json.loads(json.dumps(protocol(name).config()))
+        assert config["network"] in NETWORKS and config["train"] == protocol(name).train
+    with pytest.raises(ValueError, match="unknown protocol 'gpu'; known: demo, cpu, cpu-small, paper"):
+        protocol("gpu")
+
+
+def test_other_data_are_used_as_they_are(tiny, tmp_path):
+    import dataclasses
+
+    digits = load_source("digits[:200]")
+    write_npz(digits, tmp_path / "own.npz")
+    own = dataclasses.replace(tiny, train=f"npz:{tmp_path / 'own.npz'}")
+    written = rows(run_scenario(Scenario(own, (), (), (0,)), tmp_path / "out"))
+    assert len(written) == 1 and written[0]["data"] == own.train
+    assert np.isfinite(written[0]["natural_accuracy"]) and module.NONE == "none"
+    assert len(read_rows(tmp_path / "out" / "results.jsonl")) == 1

@@ -1,0 +1,206 @@
+"""Every form of convolution and pooling against XLA's plain operation: values, gradients, and gradients of those."""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+import numpy as np
+import pytest
+
+from jaxpurify.networks import lowering
+from jaxpurify.sharding import data_mesh, shard
+
+# images [B, H, W, I], kernel size, outputs, stride, padding
+SHAPES = {
+    "narrow inputs, four pixels at once": ((2, 8, 8, 3), 3, 16, 1, 1),
+    "narrow inputs with stride": ((2, 11, 12, 3), 7, 16, 2, 3),
+    "narrow outputs": ((2, 8, 8, 16), 3, 3, 1, 1),
+    "plain": ((2, 7, 9, 20), 3, 24, 1, 1),
+    "one by one with stride": ((2, 7, 7, 5), 1, 6, 2, 0),
+    "three by three with stride, odd": ((3, 7, 9, 5), 3, 6, 2, 1),
+    "four by four with stride": ((2, 8, 8, 6), 4, 7, 2, 1),
+    "last pixels unused": ((2, 10, 11, 6), 3, 5, 3, 0),
+    "kernel smaller than stride": ((2, 10, 10, 5), 2, 6, 3, 0),
+    "kernel as large as the image": ((2, 4, 4, 20), 4, 1, 1, 0),
+    "padding wider than the kernel's reach": ((2, 7, 7, 5), 3, 6, 1, 3),
+    "winograd": ((2, 8, 8, 64), 3, 64, 1, 1),
+    "winograd, odd, no padding": ((2, 9, 11, 64), 3, 70, 1, 0),
+    "several pieces of the batch": ((9, 32, 32, 5), 3, 6, 1, 1),
+    "several pieces with stride": ((33, 33, 33, 2), 4, 3, 2, 1),
+}
+# Reverse over reverse runs the same three operations as forward over reverse; the longest to compile.
+REVERSED_TWICE = ("three by three with stride, odd", "winograd")
+
+
+def plain(images, kernel, *, stride, padding):
+    return lax.conv_general_dilated(
+        images, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def operands(name):
+    shape, size, outputs, stride, padding = SHAPES[name]
+    keys = jax.random.split(jax.random.key(0), 4)
+    images = jax.random.normal(keys[0], shape)
+    # Outputs of unit size: the sine in the losses would magnify the rounding of large ones.
+    kernel = jax.random.normal(keys[1], (size, size, shape[3], outputs)) / (size * shape[3] ** 0.5)
+    directions = jax.random.normal(keys[2], images.shape), jax.random.normal(keys[3], kernel.shape)
+    return (images, kernel), directions, {"stride": stride, "padding": padding}
+
+
+def gradients(convolve, sizes):
+    """The gradient of a loss that is not linear in the images nor in the kernel."""
+    return jax.grad(lambda images, kernel: jnp.sin(convolve(images, kernel, **sizes)).mean(), (0, 1))
+
+
+def assert_close(tree, expected):
+    """Within 1e-5 of the largest expected value, leaf by leaf."""
+    for got, want in zip(jax.tree.leaves(tree), jax.tree.leaves(expected), strict=True):
+        assert got.shape == want.shape and got.dtype == want.dtype
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * float(jnp.abs(want).max()))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_values_gradients_and_their_derivatives_are_those_of_the_plain_convolution(name):
+    primals, directions, sizes = operands(name)
+
+    def everything(convolve):
+        gradient = gradients(convolve, sizes)
+
+        def along(images, kernel):
+            return sum(jnp.vdot(*pair) for pair in zip(gradient(images, kernel), directions, strict=True))
+
+        def run(images, kernel):
+            value = convolve(images, kernel, **sizes)
+            forward_over_reverse = jax.jvp(gradient, (images, kernel), directions)
+            twice = jax.grad(along, (0, 1))(images, kernel) if name in REVERSED_TWICE else ()
+            return value, forward_over_reverse, twice
+
+        return jax.jit(run)(*primals)
+
+    assert_close(everything(lowering.convolve), everything(plain))
+
+
+@pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
+def test_mapped_over_images_or_kernels(axes):
+    (images, kernel), _, sizes = operands("three by three with stride, odd")
+    images, kernel = (
+        operand if axis is None else jnp.stack([operand, 1 - 2 * operand, operand / 3])
+        for operand, axis in zip((images, kernel), axes, strict=True)
+    )
+
+    def mapped(convolve):
+        return jax.jit(jax.vmap(gradients(convolve, sizes), axes))(images, kernel)
+
+    assert_close(mapped(lowering.convolve), mapped(plain))
+
+
+def test_mapped_twice_and_over_cotangents():
+    (images, kernel), _, sizes = operands("three by three with stride, odd")
+    grid = jnp.stack([jnp.stack([kernel, -kernel, 2 * kernel]), jnp.stack([kernel + 1, kernel - 1, kernel / 2])])
+
+    def run(convolve):
+        mapped = jax.vmap(jax.vmap(gradients(convolve, sizes), (None, 0)), (None, 0))
+        rows = jax.jacrev(lambda kernel: convolve(images[:1], kernel, **sizes)[0, :2, 0, 0])
+        return jax.jit(lambda images, grid: (mapped(images, grid), rows(grid[0, 0])))(images, grid)
+
+    assert_close(run(lowering.convolve), run(plain))
+
+
+def test_inside_scan():
+    (images, kernel), _, sizes = operands("winograd")
+
+    def run(convolve):
+        def step(carry, _):
+            return jax.tree.map(lambda value, slope: value - slope, carry, gradients(convolve, sizes)(*carry)), None
+
+        return lax.scan(step, (images, kernel), None, length=2)[0]
+
+    assert_close(run(lowering.convolve), run(plain))
+
+
+def test_weight_gradients_inside_scan_keep_the_layout_that_is_fast():
+    (images, kernel), _, sizes = operands("plain")
+
+    def step(kernel, _):
+        return kernel - gradients(lowering.convolve, sizes)(images, kernel)[1], None
+
+    text = jax.jit(lambda kernel: lax.scan(step, kernel, None, length=3)[0]).lower(kernel).compile().as_text()
+    labels = {part.split(",")[0].split()[0] for part in text.split("dim_labels=")[1:]}
+    assert labels == {"b01f_01io->b01f"}
+
+
+def test_sharded_over_devices_by_jit_and_by_shard_map():
+    (images, kernel), _, sizes = operands("three by three with stride, odd")
+    images = jnp.concatenate([images, -images, images + 1, images / 2])
+    mesh = data_mesh()
+
+    def loss(images, kernel):
+        return jnp.sin(lowering.convolve(images, kernel, **sizes)).sum()
+
+    expected = jax.grad(loss, (0, 1))(images, kernel)
+    assert_close(jax.jit(jax.grad(loss, (0, 1)))(shard(mesh, images), kernel), expected)
+    specs = (PartitionSpec(("replica", "data")), PartitionSpec())
+    # The gradient for a kernel that every device shares is summed over the devices.
+    mapped = jax.shard_map(jax.grad(loss, (0, 1)), mesh=mesh, in_specs=specs, out_specs=specs)
+    assert_close(jax.jit(mapped)(images, kernel), expected)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_other_backends_get_one_plain_convolution(platform):
+    (images, kernel), _, sizes = operands("winograd")
+    program = jax.jit(gradients(lowering.convolve, sizes))
+    exported = jax.export.export(program, platforms=[platform])(images, kernel)
+    text = exported.mlir_module()
+    assert text.count("stablehlo.convolution") == 3 and "optimization_barrier" not in text
+
+
+def test_half_precision_keeps_its_type_and_stays_near():
+    (images, kernel), _, sizes = operands("winograd")
+    got = gradients(lowering.convolve, sizes)(images.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
+    for value, expected in zip(got, gradients(plain, sizes)(images, kernel), strict=True):
+        assert value.dtype == jnp.bfloat16
+        np.testing.assert_allclose(value.astype(jnp.float32), expected, atol=0.05 * float(jnp.abs(expected).max()))
+
+
+@pytest.mark.parametrize("window", [2, 4])
+def test_max_pool_sends_the_gradient_to_the_first_maximum(window):
+    torch = pytest.importorskip("torch")
+    images = np.asarray(jax.random.randint(jax.random.key(3), (2, 8, 12, 5), 0, 4), np.float32)
+    weights = np.asarray(jax.random.normal(jax.random.key(4), (2, 8 // window, 12 // window, 5)))
+    leaf = torch.tensor(images.transpose(0, 3, 1, 2), requires_grad=True)
+    pooled = torch.nn.functional.max_pool2d(leaf, window)
+    (pooled * torch.tensor(weights.transpose(0, 3, 1, 2))).sum().backward()
+    value, pullback = jax.vjp(lambda images: lowering.max_pool(images, window), jnp.asarray(images))
+    np.testing.assert_array_equal(value, pooled.detach().numpy().transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(pullback(jnp.asarray(weights))[0], leaf.grad.numpy().transpose(0, 2, 3, 1))
+
+
+def test_max_pool_passes_not_a_number_on():
+    images = jnp.ones((1, 4, 4, 1)).at[0, 0, 0, 0].set(jnp.nan).at[0, 3, 3, 0].set(jnp.nan)
+    np.testing.assert_array_equal(jnp.isnan(lowering.max_pool(images, 2))[0, :, :, 0], [[True, False], [False, True]])
+
+
+def test_average_pool_and_upsample():
+    images = jnp.arange(2 * 4 * 4 * 3, dtype=jnp.float32).reshape(2, 4, 4, 3)
+    np.testing.assert_allclose(lowering.average_pool(images, 2)[0, 0, 0], images[0, :2, :2].mean((0, 1)))
+    np.testing.assert_array_equal(lowering.average_pool(lowering.upsample(images), 2), images)
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_batch_statistics_are_the_two_pass_ones(offset):
+    images = offset + jax.random.normal(jax.random.key(5), (8, 6, 6, 7)) * jnp.arange(1.0, 8).reshape(1, 1, 1, 7)
+    weights = jax.random.normal(jax.random.key(6), (2, 7))
+
+    def two_passes(images):
+        return images.mean((0, 1, 2)), images.var((0, 1, 2))
+
+    def run(statistics):
+        def loss(images):
+            return (jnp.stack(statistics(images)) * weights).sum()
+
+        tangent = jax.jvp(jax.grad(loss), (images,), (jnp.ones_like(images).at[0].set(2),))[1]
+        return *statistics(images), jax.grad(loss)(images), tangent
+
+    for got, want in zip(run(lowering.batch_statistics), run(two_passes), strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5 * float(jnp.abs(want).max()))
