@@ -30,15 +30,10 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def shard(mesh: Mesh, tree: Any, *, axis: int = 0, over: str | tuple[str, ...] = ("replica", "data")) -> Any:
-    """Splits one axis of every leaf over the devices (of the named mesh axes).
+def shard(mesh: Mesh, tree: Any, *axes: str | tuple[str, ...] | None) -> Any:
+    """Splits every leaf over the named mesh axes, one entry an array axis; by default the first over all devices.
 
     Raises:
-      ValueError: an axis whose length is no multiple of their number.
+      ValueError: an axis whose length is no multiple of its number of devices.
     """
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*(None,) * axis, over)))
-
-
-def constrain(mesh: Mesh, array: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
-    """Inside `jit`: asks for `array` to be split over the named mesh axes, one entry an array axis."""
-    return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, PartitionSpec(*axes)))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*(axes or (("replica", "data"),)))))

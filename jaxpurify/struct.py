@@ -21,8 +21,8 @@ def struct(cls: Class) -> Class:
     both: inside `jit`, `vmap` and `eval_shape` the leaves are tracers or shapes, which a check would
     refuse. Static fields must be hashable; changing one recompiles, changing a leaf does not.
     """
-    cls = dataclasses.dataclass(frozen=True)(cls)
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    frozen: Any = dataclasses.dataclass(frozen=True)(cls)
+    fields = dataclasses.fields(frozen)
     leaves = tuple(field.name for field in fields if not field.metadata.get("static"))
     meta = tuple(field.name for field in fields if field.metadata.get("static"))
 
@@ -34,10 +34,10 @@ def struct(cls: Class) -> Class:
         return [getattr(self, name) for name in leaves], tuple(getattr(self, name) for name in meta)
 
     def unflatten(aux, children):
-        self = object.__new__(cls)
+        self = object.__new__(frozen)
         for name, value in zip(leaves + meta, (*children, *aux), strict=True):
             object.__setattr__(self, name, value)
         return self
 
-    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
-    return cls
+    jax.tree_util.register_pytree_with_keys(frozen, flatten_with_keys, unflatten, flatten)
+    return frozen

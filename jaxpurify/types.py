@@ -23,25 +23,25 @@ PyTree = Any
 class Energy(Protocol):
     """Images [B, H, W, C] in [0, 1] to one energy an image [B]; low means natural."""
 
-    def __call__(self, images: Images) -> Energies: ...
+    def __call__(self, images: Images, /) -> Energies: ...
 
 
 @runtime_checkable
 class Noise(Protocol):
     """Noise predictor: noisy images [B, H, W, C] in [-1, 1] scale and timesteps [B] to the noise in them."""
 
-    def __call__(self, images: Images, timesteps: Int[Array, "batch"]) -> Images: ...
+    def __call__(self, images: Images, timesteps: Int[Array, "batch"], /) -> Images: ...
 
 
 @runtime_checkable
 class Classifier(Protocol):
     """Images [B, H, W, C] in [0, 1] to logits [B, classes]."""
 
-    def __call__(self, images: Images) -> Logits: ...
+    def __call__(self, images: Images, /) -> Logits: ...
 
 
 @runtime_checkable
 class Purifier(Protocol):
     """One key an image and images in [0, 1] to purified images of the same shape."""
 
-    def __call__(self, keys: Keys, images: Images) -> Images: ...
+    def __call__(self, keys: Keys, images: Images, /) -> Images: ...

@@ -42,7 +42,11 @@ def test_numbers_do_not_depend_on_the_batch(draw):
     assert len(np.unique(draws)) == draws.size
 
 
-@pytest.mark.parametrize(("draw", "reference"), [(draw_normal, jax.random.normal), (draw_uniform, jax.random.uniform)], ids=["normal", "uniform"])
+@pytest.mark.parametrize(
+    ("draw", "reference"),
+    [(draw_normal, jax.random.normal), (draw_uniform, jax.random.uniform)],
+    ids=["normal", "uniform"],
+)
 def test_numbers_are_those_of_jax(draw, reference):
     keys = image_keys(KEY, jnp.arange(3))
     expected = jnp.stack([reference(key, (7, 5, 3)) for key in keys])
@@ -55,5 +59,5 @@ def test_distributions():
     assert abs(numbers.mean()) < 4 / np.sqrt(numbers.size)
     assert abs(numbers.var() - 1) < 4 * np.sqrt(2 / numbers.size)
     share = np.asarray(draw_uniform(fold(keys, 1), (100, 100, 1)), np.float64)
-    assert 0 <= share.min() and share.max() < 1
+    assert share.min() >= 0 and share.max() < 1
     assert abs(share.mean() - 0.5) < 4 / np.sqrt(12 * share.size)

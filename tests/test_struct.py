@@ -37,7 +37,7 @@ def test_fields_are_leaves_and_static_fields_are_structure():
 def test_construction_checks_and_unflattening_does_not():
     with pytest.raises(ValueError, match="power=0"):
         Scale(1.0, 0)
-    with pytest.raises(ValueError, match="factor=-1.0"):
+    with pytest.raises(ValueError, match=r"factor=-1\.0"):
         dataclasses.replace(Scale(1.0), factor=-1.0)
     assert jax.tree.map(lambda leaf: -leaf, Scale(1.0)).factor == -1.0
     assert isinstance(jax.eval_shape(lambda scale: scale, Scale(1.0)).factor, jax.ShapeDtypeStruct)

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     from jaxpurify.records import read_rows
 
     start = time.perf_counter()
-    scenario = preset("demo", seeds=tuple(range(options.seeds)))
+    scenario = preset("demo", seeds=tuple(range(1, 1 + options.seeds)))
     print("Scanned digits: two attacks, each against five defences; generative models never saw the training set.")
     with progress_display() as progress:
         results = run_scenario(scenario, options.out, progress=progress)
@@ -48,8 +48,15 @@ def main(arguments: list[str]) -> int:
             "not succeed on 8 x 8 pixels). Attackers do not know the defence.",
         )
         report = options.out / "report.html"
-        arguments = {"notes": notes, "grids": grids, "histograms": histograms, "configuration": scenario.config()}
-        demo_report(report, rows, title="jaxpurify demo: scanned digits", **arguments)
+        demo_report(
+            report,
+            rows,
+            title="jaxpurify demo: scanned digits",
+            notes=notes,
+            grids=grids,
+            histograms=histograms,
+            configuration=scenario.config(),
+        )
         progress("drawing the report", 1, 1)
     Console().print(results_table(rows))
     print(f"{time.perf_counter() - start:.0f} s · rows: {results} · report: {report}")

@@ -55,6 +55,7 @@ def main(arguments: list[str]) -> int | None:
         raise ValueError(f"{options.out} is a file; rows, page and models go to a folder")
 
     from jaxpurify.cli.report import print_table
+    from jaxpurify.evaluate.exhibits import exhibits
     from jaxpurify.evaluate.report import demo_report
     from jaxpurify.evaluate.scenario import run_scenario
     from jaxpurify.records import read_rows
@@ -63,12 +64,15 @@ def main(arguments: list[str]) -> int | None:
     directory = options.out or Path("runs") / (options.preset or scenario.protocol.name)
     with progress_display() as progress:
         results = run_scenario(scenario, directory, progress=progress)
+        grids, histograms = exhibits(scenario, directory)
     rows = read_rows(results)
     print_table(rows)
     page = demo_report(
         directory / "report.html",
         rows,
         title=f"Results of {options.preset or scenario.protocol.name}",
+        grids=grids,
+        histograms=histograms,
         configuration=scenario.config(),
     )
     print(f"rows {results}; report {page}")

@@ -1,5 +1,6 @@
 """The digits that come with scikit-learn: 1,797 scanned digits of 8 x 8 pixels, the default that needs no download."""
 
+from typing import Any
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -23,7 +24,7 @@ def read_digits(rows: slice = slice(None), *, split: str | None = None) -> Datas
     """
     if split is not None and split not in SPLITS:
         raise ValueError(f"digits has no split {split!r}; known: {', '.join(SPLITS)}")
-    data = load_digits()
+    data: Any = load_digits()
     order = np.arange(len(data.images))
     if split is not None:
         order = np.random.default_rng(0).permutation(len(order))[SPLITS[split]]

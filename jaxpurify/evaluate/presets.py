@@ -33,14 +33,14 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     "demo": Preset(
         "demo",
-        ("pattern(epsilon=0.15, fraction=0.05)", "class_noise(epsilon=16/255, kind='sign')"),
-        ("jpeg(quality=50)", "puregen-ebm", "puregen-ddpm", "puregen-naive"),
-        (0, 1, 2),
+        ("pattern(epsilon=0.15, fraction=0.06)", "class_noise(epsilon=0.35, kind='sign')"),
+        ("jpeg(quality=50)", "digits-ebm", "digits-ddpm", "digits-both"),
+        (1, 2, 3),  # settings were chosen on seeds from 100 on
     ),
     "cpu-narcissus": Preset(
         "cpu",
         ("narcissus(epsilon=16/255, count=500)",),
-        ("jpeg(quality=50)", "puregen-ebm", "puregen-ddpm"),
+        ("jpeg(quality=50)", "puregen-ebm", "diffusion(timestep=75, steps=15)"),
     ),
 }
 

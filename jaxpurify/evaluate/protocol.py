@@ -28,7 +28,8 @@ class Protocol:
       public: source that the attacker's surrogate and the generative models see, disjoint from both.
       network: of victims and surrogates, a name in `NETWORKS`.
       options: of its constructor.
-      recipe: how they are trained.
+      recipe: how victims are trained.
+      surrogate_recipe: how the attacker's model is trained on `public`.
       augment: keys and images to augmented images, or None.
     """
 
@@ -39,6 +40,7 @@ class Protocol:
     network: str
     options: dict[str, Any]
     recipe: Recipe
+    surrogate_recipe: Recipe
     augment: Callable | None
 
     @property
@@ -46,11 +48,19 @@ class Protocol:
         """Network and width as one word for the rows, such as `resnet9-w16`."""
         return f"{self.network}-w{self.options['width']}" if "width" in self.options else self.network
 
-    def classifier(self, dataset: Dataset, seed: int, *, progress: Callable[[int, int], None] | None = None) -> Frozen:
-        """A victim (or surrogate) trained on `dataset`; `seed` sets its weights, batches and augmentation."""
+    def classifier(
+        self,
+        dataset: Dataset,
+        seed: int,
+        *,
+        surrogate: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Frozen:
+        """A victim, or a surrogate, trained on `dataset`; `seed` sets its weights, batches and augmentation."""
         key = jax.random.key(seed)
         model = build(self.network, self.options, nnx.Rngs(named(key, "weights")))
-        arguments = {"recipe": self.recipe, "augment": self.augment, "progress": progress}
+        recipe = self.surrogate_recipe if surrogate else self.recipe
+        arguments = {"recipe": recipe, "augment": self.augment, "progress": progress}
         return train_classifier(model, dataset.images, dataset.labels, named(key, "train"), **arguments)[0]
 
     def config(self) -> dict[str, Any]:
@@ -64,6 +74,7 @@ class Protocol:
                 name: list(value) if isinstance(value, tuple) else value for name, value in self.options.items()
             },
             "recipe": dataclasses.asdict(self.recipe),
+            "surrogate_recipe": dataclasses.asdict(self.surrogate_recipe),
             "augment": repr(self.augment),
         }
 
@@ -84,24 +95,25 @@ def protocol(name: str) -> Protocol:
     crop = Compose((PadCrop(4), Flip()))
     small = {"width": 16, "classes": 10, "channels": 3, **CIFAR10}
     cpu = Recipe(epochs=20, batch_size=128, learning_rate=0.2, weight_decay=5e-4)
+    digits = Recipe(epochs=20, batch_size=50, learning_rate=0.05)
+    published = Recipe(epochs=200, batch_size=128, learning_rate=0.1, schedule="multistep")
+    surrogate = dataclasses.replace(cpu, epochs=10)
     known = {
         "demo": lambda: Protocol(
             "demo", "digits/train", "digits/test", "digits/public", "resnet9",
-            {"width": 8, "classes": 10, "channels": 1},
-            Recipe(epochs=15, batch_size=50, learning_rate=0.05), None,
+            {"width": 8, "classes": 10, "channels": 1}, digits, digits, None,
         ),
         "cpu": lambda: Protocol(
             "cpu", "tfds:cifar10/train[:10000]", "tfds:cifar10/test", "tfds:cifar10/train[25000:]", "resnet9",
-            small, cpu, crop,
+            small, cpu, surrogate, crop,
         ),
         "cpu-small": lambda: Protocol(
             "cpu-small", "tfds:cifar10/train[:5000]", "tfds:cifar10/test", "tfds:cifar10/train[25000:]", "resnet9",
-            small, dataclasses.replace(cpu, epochs=15), crop,
+            small, dataclasses.replace(cpu, epochs=15), surrogate, crop,
         ),
         "paper": lambda: Protocol(
             "paper", "tfds:cifar10/train", "tfds:cifar10/test", "folder:cinic10-imagenet/train", "resnet18",
-            {"classes": 10, "channels": 3, **CIFAR10},
-            Recipe(epochs=200, batch_size=128, learning_rate=0.1, schedule="multistep"), crop,
+            {"classes": 10, "channels": 3, **CIFAR10}, published, published, crop,
         ),
     }  # fmt: skip
     if name not in known:

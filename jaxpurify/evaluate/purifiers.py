@@ -13,12 +13,16 @@ from jaxpurify.weights.catalogue import bundled_for, load_weights
 
 Shape = tuple[int, ...]
 
-# Published settings (PureGen, arXiv:2405.18627) in the order Langevin steps, diffusion timestep, repetitions.
+# Those called puregen have the published settings (PureGen, arXiv:2405.18627) with the weights for the image size;
+# those called digits were chosen for the bundled models of 8 x 8 pixels.
 PRESETS: dict[str, str] = {
     "puregen-ebm": "langevin(steps=150)",
     "puregen-ddpm": "diffusion(timestep=75)",
     "puregen-naive": "langevin(steps=150)|diffusion(timestep=75)",
     "puregen-reps": "repeat('langevin(steps=10)|diffusion(timestep=50)', 5)",
+    "digits-ebm": "langevin(steps=150)",
+    "digits-ddpm": "diffusion(timestep=75, steps=15)",
+    "digits-both": "langevin(steps=75)|diffusion(timestep=50, steps=10)",
 }
 
 

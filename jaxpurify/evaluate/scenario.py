@@ -212,7 +212,13 @@ class _Grid:
     @functools.lru_cache(maxsize=1)  # noqa: B019
     def surrogate(self) -> Frozen:
         """The attacker's model: the victim's network trained on the public images."""
-        return self.kept("surrogate", lambda name: self.train_victim(load_source(self.protocol.public), 10_000, name))
+
+        def train(name: str) -> Frozen:
+            public = load_source(self.protocol.public)
+            report = functools.partial(self.progress, name)
+            return self.protocol.classifier(public, 10_000, surrogate=True, progress=report)
+
+        return self.kept("surrogate", train)
 
     def kept(self, name: str, train: Callable[[str], Frozen]) -> Frozen:
         digest = run_id(self.protocol.config())

@@ -150,7 +150,7 @@ def start_bank(key: Key[Array, ""], images: StoredImages, recipe: EnergyRecipe) 
     if recipe.bank_start == "noise":
         return jax.random.uniform(noise, shape)
     rows = np.asarray(jax.random.choice(which, len(images), shape[:1], replace=len(images) < recipe.bank_size))
-    return to_float(images[rows]) + recipe.data_noise * jax.random.normal(noise, shape)
+    return jnp.asarray(to_float(images[rows])) + recipe.data_noise * jax.random.normal(noise, shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,8 +224,10 @@ def unhealthy(metrics: dict[str, np.ndarray]) -> str | None:
         return "a metric is not finite"
     if metrics["spread"].max() > 2.0:
         return f"chains left the range of images (distance from mid-grey {metrics['spread'].max():.3g})"
-    if metrics["drift"].max() > 100.0:
-        return f"the gradient is {metrics['drift'].max():.3g} times the noise of a step"
+    if metrics["drift"].mean() > 5.0:
+        return f"the gradient is {metrics['drift'].mean():.3g} times the noise of a step"
+    if abs(metrics["loss"].mean()) > 1000.0:
+        return f"the energies of data and chains are {abs(metrics['loss'].mean()):.3g} temperatures apart"
     if metrics["drift"].mean() < 1e-6:
         return f"the gradient vanished ({metrics['drift'].mean():.3g} of the noise of a step)"
     return None

@@ -73,7 +73,8 @@ def run(
         problem = unhealthy(rows)
         if problem is not None:
             if int(good.restarts) >= MAX_RESTARTS:
-                kept = f"last good checkpoint: step {taken} in {directory}" if directory else "no checkpoint was kept"
+                saved = directory is not None and taken > 0
+                kept = f"last good checkpoint: step {taken} in {directory}" if saved else "no checkpoint was kept"
                 raise TrainingDiverged(f"training diverged between steps {taken} and {end}: {problem}; {kept}")
             good, order = retreat(good), None
             continue

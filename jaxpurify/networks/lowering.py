@@ -197,7 +197,7 @@ def _cpu_kernel(images, outputs, stride, padding, sizes):
     batch = images.shape[0]
     pieces = min(max(1, batch * outputs.shape[1] * outputs.shape[2] // _PIECE), _MOST_PIECES, batch)
     cuts = [batch * piece // pieces for piece in range(pieces + 1)]
-    total = None
+    total = jnp.zeros((), images.dtype)
     for start, stop in itertools.pairwise(cuts):
         # Channels as the batch and the batch as channels. Written out, because XLA rearranges such a
         # convolution by itself only outside of loops and runs it about 50 times slower inside.
@@ -209,7 +209,7 @@ def _cpu_kernel(images, outputs, stride, padding, sizes):
             rhs_dilation=(stride, stride),
             dimension_numbers=_LAYOUT,
         )
-        total = gradient if total is None else total + gradient
+        total = gradient if start == 0 else total + gradient
     return total.transpose(1, 2, 0, 3)
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from jaxpurify.networks.catalogue import NETWORKS
 from jaxpurify.networks.freeze import Frozen, freeze
@@ -43,7 +43,7 @@ def save_network(
     path = Path(path)
     header = {"network": network, "options": json.dumps(options), "card": json.dumps(card or {})}
     temporary = path.with_name(path.name + ".tmp")
-    save_file({name: np.asarray(leaf, order="C") for name, leaf in _named(frozen.state)}, temporary, header)
+    temporary.write_bytes(save({name: np.asarray(leaf, order="C") for name, leaf in _named(frozen.state)}, header))
     temporary.rename(path)
 
 

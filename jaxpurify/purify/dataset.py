@@ -92,7 +92,7 @@ def purify(
 def _purify_batch(purifier, key, index, images):
     purified = purifier(*_from_stored(key, index, images))
     if purified.shape != images.shape:
-        raise ValueError(f"the purifier made images {purified.shape[1:]} of images {images.shape[1:]}; it must keep them")
+        raise ValueError(f"the purifier made images {purified.shape[1:]} of {images.shape[1:]}; it must keep the shape")
     return _to_stored(purified)
 
 
@@ -145,7 +145,7 @@ def _fingerprint(purifier, images, index, key) -> dict[str, str]:
         weights.update(np.asarray(leaf).tobytes())
     return {
         "purifier": weights.hexdigest(),
-        "images": hashlib.sha256(np.ascontiguousarray(images)).hexdigest(),
-        "index": hashlib.sha256(np.ascontiguousarray(index)).hexdigest(),
+        "images": hashlib.sha256(np.ascontiguousarray(images).data).hexdigest(),
+        "index": hashlib.sha256(np.ascontiguousarray(index).data).hexdigest(),
         "key": hashlib.sha256(np.asarray(jax.random.key_data(key)).tobytes()).hexdigest(),
     }

@@ -102,7 +102,7 @@ def train_classifier(
         order = epoch_order(key, np.uint32(epoch), len(images), recipe.batch_size)
         noise = augmentation_key(key, np.uint32(epoch))
         if mesh is not None:
-            order, noise = shard(mesh, order, axis=1), replicate(mesh, noise)
+            order, noise = shard(mesh, order, None, ("replica", "data")), replicate(mesh, noise)
         state, metrics = loop.scan(step, state, len(order), order, noise, *data, augment)
         history.append(checked(jax.device_get(metrics), epoch))
         if progress is not None:

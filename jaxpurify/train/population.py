@@ -65,12 +65,12 @@ def train_population(
         noise = jax.vmap(augmentation_key, (0, None))(keys, np.uint32(epoch))
         if mesh is not None:
             noise, augment = _shard(mesh, noise), replicate(mesh, augment)
-            order = shard(mesh, shard(mesh, order, over="replica"), axis=2, over="data")
+            order = shard(mesh, order, "replica", None, "data")
         state, metrics = loop.scan(step, state, order.shape[1], order, noise, *data, augment)
         history.append(checked(jax.device_get(metrics), epoch))
         if progress is not None:
             progress(epoch + 1, recipe.epochs)
-    victims = [frozen_classifier(graphdefs[0], jax.tree.map(lambda leaf: leaf[row], state)) for row in range(len(keys))]
+    victims = [frozen_classifier(graphdefs[0], _one_of(state, victim)) for victim in range(len(keys))]
     return victims, {name: np.stack([row[name] for row in history]) for name in history[0]}
 
 
@@ -87,8 +87,12 @@ class PopulationStep:
         return jax.vmap(one)(state, order, key, images, labels)
 
 
+def _one_of(states, victim):
+    return jax.tree.map(lambda leaf: leaf[victim], states)
+
+
 def _shard(mesh, tree):
-    return shard(mesh, tree, over="replica")
+    return shard(mesh, tree, "replica")
 
 
 @jax.jit(static_argnums=(2, 3))

@@ -36,6 +36,8 @@ def test_bars_inside_of_brackets_and_quotes_do_not_split():
     ],
 )  # fmt: skip
 def test_everything_else_is_one_clear_error(text):
-    with pytest.raises(ValueError, match=r"is not of the form|not Python literals|is not a literal|is given once") as error:
+    with pytest.raises(
+        ValueError, match=r"is not of the form|not Python literals|is not a literal|is given once"
+    ) as error:
         parse_specs(text)
     assert "\n" not in str(error.value)

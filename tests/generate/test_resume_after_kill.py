@@ -17,9 +17,9 @@ from tests.generate.conftest import SmallEnergy, SmallNoise
 KEY = jax.random.key(8)
 RECIPES = {
     "energy": EnergyRecipe(
-        steps=300, batch_size=16, learning_rate=1e-3, langevin_steps=3, step_size=0.01, temperature=0.01, bank_size=40
+        steps=120, batch_size=16, learning_rate=1e-3, langevin_steps=3, step_size=0.01, temperature=0.01, bank_size=40
     ),
-    "diffusion": DiffusionRecipe(steps=300, batch_size=16, learning_rate=1e-3, max_timestep=50, ema_decay=0.9),
+    "diffusion": DiffusionRecipe(steps=120, batch_size=16, learning_rate=1e-3, max_timestep=50, ema_decay=0.9),
 }
 
 
@@ -30,14 +30,14 @@ def train(kind, images, directory, progress=None):
     return train_diffusion(SmallNoise(), images, KEY, **options)
 
 
-def kill_soon_after_step_100(done, total, metrics):
+def kill_soon_after_step_50(done, total, metrics):
     """The killing comes from outside of Python, while steps or a checkpoint are under way."""
-    if done == 100:
+    if done == 50:
         subprocess.Popen(["sh", "-c", f"sleep 0.1; kill -9 {os.getpid()}"])
 
 
 if __name__ == "__main__":
-    train(sys.argv[1], np.load(sys.argv[2]), sys.argv[3], kill_soon_after_step_100)
+    train(sys.argv[1], np.load(sys.argv[2]), sys.argv[3], kill_soon_after_step_50)
 
 
 @pytest.mark.parametrize("kind", RECIPES)
@@ -49,11 +49,11 @@ def test_a_killed_training_continues_bit_for_bit(kind, digits, tmp_path):
     killed = subprocess.run(arguments, env=environment, check=False)
     assert killed.returncode == -signal.SIGKILL
     last = checkpoint.steps(directory)[-1]
-    assert 100 <= last < 300
+    assert 50 <= last < 120
     steps = []
     continued, _ = train(kind, digits, directory, lambda done, total, metrics: steps.append(done))
-    assert steps == list(range(last + 10, 301, 10))
+    assert steps == list(range(last + 10, 121, 10))
     whole, history = train(kind, digits, None)
-    assert len(history["loss"]) == 30
+    assert len(history["loss"]) == 12
     for one, other in zip(jax.tree.leaves(continued), jax.tree.leaves(whole), strict=True):
         np.testing.assert_array_equal(one, other)

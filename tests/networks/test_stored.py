@@ -108,6 +108,6 @@ def test_weights_that_do_not_fit_are_refused(saved):
 
 
 def test_unknown_networks_are_refused():
-    with pytest.raises(ValueError, match="unknown network 'vgg99'; known: .*conv_energy"):
+    with pytest.raises(ValueError, match=r"unknown network 'vgg99'; known: .*conv_energy"):
         build("vgg99", {}, nnx.Rngs(0))
     assert isinstance(freeze(build("conv_energy", {"size": 8}, nnx.Rngs(0))), Frozen)

@@ -222,7 +222,7 @@ def test_refusals(stored):
         purify(Identity(), stored[:4], key=KEY, batch_size=0)
     with pytest.raises(ValueError, match="index has 3 positions for 4 images"):
         purify(Identity(), stored[:4], key=KEY, index=np.arange(3))
-    with pytest.raises(ValueError, match=r"made images \(4, 8, 1\) of images \(8, 8, 1\)"):
+    with pytest.raises(ValueError, match=r"made images \(4, 8, 1\) of \(8, 8, 1\)"):
         purify(Halve(), stored[:4], key=KEY)
 
 

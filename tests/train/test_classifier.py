@@ -122,7 +122,7 @@ def test_one_step_is_the_update_of_the_recipe(digits):
 
 def test_augmentation_is_one_key_an_image_and_epoch(digits, trained):
     augmented, history = train(digits, augment=PadCrop(1))
-    again, same = train(digits, augment=PadCrop(1))
+    _, same = train(digits, augment=PadCrop(1))
     np.testing.assert_array_equal(history["loss"], same["loss"])
     assert history["loss"][-1] > trained[1]["loss"][-1]
     assert accuracy(augmented, digits) > 0.5
