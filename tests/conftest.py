@@ -1,6 +1,7 @@
 """Every test runs under JAX's strict modes, on four simulated devices."""
 
 import os
+from pathlib import Path
 
 import jax
 import pytest
@@ -8,6 +9,9 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+# Most of the suite's time is compilation; a second run finds the programs of the first.
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @pytest.fixture

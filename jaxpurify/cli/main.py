@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from pathlib import Path
 import sys
 
 COMMANDS = {
@@ -33,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"jaxpurify: unknown command {name!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    _keep_compiled_programs()
     try:
         # Imported only now: most commands need JAX, whose import takes seconds.
         command = importlib.import_module(f"jaxpurify.cli.{FILES.get(name, name)}")
@@ -49,6 +51,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except SystemExit as exit:  # --help, or options that the parser refused and has already explained
         return exit.code if isinstance(exit.code, int) else int(exit.code is not None)
+
+
+def _keep_compiled_programs() -> None:
+    """Lets JAX keep compiled programs between runs, unless the user has set where; JAX reads this on import."""
+    if "jax" not in sys.modules:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxpurify" / "compiled"
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
 def _usage() -> str:

@@ -29,6 +29,11 @@ def load_weights(name: str) -> tuple[Frozen, dict[str, Any]]:
     return load_network(name)
 
 
+def load(name: str) -> Frozen:
+    """The network behind a bundled name or a `.safetensors` file, as a callable; see `load_weights`."""
+    return load_weights(name)[0]
+
+
 def bundled_path(name: str) -> Path:
     """Where the bundled weights called `name` lie in the installed package."""
     return Path(str(importlib.resources.files("jaxpurify.weights").joinpath(f"{name}.safetensors")))

@@ -1,0 +1,93 @@
+"""Langevin chains on energies: `jaxpurify.purify.langevin.Langevin` beside a PyTorch loop over `autograd.grad`."""
+
+from collections.abc import Callable
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from experiments.bench import peers
+from experiments.bench.timing import Contender, Work
+from jaxpurify.networks import ConvEnergy, ResidualEnergy, freeze
+from jaxpurify.purify.langevin import Langevin
+from jaxpurify.random import image_keys
+from jaxpurify.types import Energy, Images
+
+STEP_SIZE, TEMPERATURE = 0.00625, 1e-4
+
+
+def conv(quick: bool) -> Work:
+    """Image-steps a second on the convolutional energy with 32 features, batch 64."""
+    return _work(ConvEnergy(32, rngs=nnx.Rngs(0)), lambda: peers.ConvEnergy(32), quick)
+
+
+def residual(quick: bool) -> Work:
+    """Image-steps a second on the residual energy with 32 features, batch 64."""
+    return _work(ResidualEnergy(32, rngs=nnx.Rngs(0)), lambda: peers.ResidualEnergy(32), quick)
+
+
+def residual_wide(quick: bool) -> Work:
+    """Image-steps a second on the residual energy with 128 features, batch 64."""
+    return _work(ResidualEnergy(128, rngs=nnx.Rngs(0)), lambda: peers.ResidualEnergy(128), quick)
+
+
+def _work(energy: nnx.Module, peer: Callable[[], torch.nn.Module], quick: bool, batch: int = 64) -> Work:
+    steps = 2 if quick else 10
+    images = random_images(batch)
+
+    def build(variant: str) -> Contender:
+        chain = TorchChain(peers.copy_weights(energy, peer()), variant)
+        chain.freeze(variant != "idiomatic")
+        start = peers.to_torch(images, variant != "idiomatic")
+        return Contender(lambda: chain(start, steps), lambda: chain.sample(start))
+
+    frozen = freeze(energy)
+    keys, start = image_keys(jax.random.key(0), jnp.arange(batch)), jnp.asarray(images)
+    purifier = Langevin(frozen, STEP_SIZE, TEMPERATURE, steps)
+    ours = Contender(lambda: purifier(keys, start), lambda: sample(frozen, start))
+    return Work(batch * steps, "image-steps/s", ours, peers.variants(build))
+
+
+def random_images(count: int) -> np.ndarray:
+    """Images [count, 32, 32, 3] of uniform noise in [0, 1)."""
+    return np.random.default_rng(0).random((count, 32, 32, 3), np.float32)
+
+
+def sample(energy: Energy, images: Images) -> tuple[np.ndarray, ...]:
+    """The energies of `images`, and their gradient with respect to the images."""
+    values, gradient = jax.jit(_values_and_gradient)(energy, images)
+    return np.asarray(values), np.asarray(gradient)
+
+
+def _values_and_gradient(energy, images):
+    return energy(images), jax.grad(lambda x: energy(x).sum())(images)
+
+
+class TorchChain:
+    """Langevin steps with an energy; the noise is drawn by PyTorch's own generator."""
+
+    def __init__(self, energy: torch.nn.Module, variant: str):
+        self.module = peers.arranged(energy, variant)
+        self.energy = peers.compiled(self.module, variant)
+
+    def freeze(self, frozen: bool = True) -> None:
+        """Whether the weights take part in differentiation."""
+        self.module.requires_grad_(not frozen)
+
+    def __call__(self, images: torch.Tensor, steps: int) -> torch.Tensor:
+        for _ in range(steps):
+            images = images - (STEP_SIZE**2 / (2 * TEMPERATURE)) * self.gradient(images)
+            images = images + STEP_SIZE * torch.randn_like(images)
+        return images
+
+    def gradient(self, images: torch.Tensor) -> torch.Tensor:
+        images = images.detach().requires_grad_(True)
+        return torch.autograd.grad(self.energy(images).sum(), images)[0]
+
+    def sample(self, images: torch.Tensor) -> tuple[np.ndarray, ...]:
+        """As the function `sample`."""
+        with torch.no_grad():
+            values = self.module(images)
+        return values.numpy(), peers.to_numpy(self.gradient(images))

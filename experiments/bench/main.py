@@ -1,0 +1,220 @@
+"""Our library beside plain PyTorch and diffusers on this machine's CPU.
+
+    python -m experiments.bench.main [--rounds 5] [--rows NAME …] [--variants NAME …] [--quick]
+
+Both libraries run in one process and take turns; each has all cores. Before a row is timed, its two sides must give the
+same numbers from the same weights. Compiling is not timed. The PyTorch side comes in three variants: `idiomatic` (NCHW,
+eager, as people write it), `tuned` (channels_last, frozen weights, fused optimizer, inference mode) and `compiled`
+(`torch.compile` of the tuned one). Prints one table and appends a row for each work to runs/bench/results.jsonl.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import importlib.metadata
+import os
+from pathlib import Path
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+import torch
+import torch._inductor.config
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+import tyro
+
+from experiments.bench import classifier, generative, langevin
+from experiments.bench.peers import VARIANTS
+from experiments.bench.timing import DifferentWork, Work, alternate, check_agreement, compare
+from jaxpurify import records
+
+ROWS: dict[str, tuple[str, Callable[[bool], Work]]] = {
+    "langevin-conv": ("Langevin, conv energy nf 32, batch 64", langevin.conv),
+    "langevin-sngan": ("Langevin, SNGAN energy nf 32, batch 64", langevin.residual),
+    "langevin-sngan-128": ("Langevin, SNGAN energy nf 128, batch 64", langevin.residual_wide),
+    "resnet9": ("train ResNet-9 width 16, batch 128", classifier.resnet9),
+    "resnet18": ("train ResNet-18, batch 128", classifier.resnet18_cifar),
+    "hlb": ("train HLB-S, batch 128", classifier.hlb),
+    "diffusion": ("diffusion calls, tiny UNet, batch 32", generative.diffusion),
+    "energy-training": ("energy training step, conv nf 32, K 20, batch 64", generative.energy_training),
+    "end-to-end": ("purify 1,000 CIFAR-10 images, 20 Langevin steps, file to file", generative.end_to_end),
+}
+MATMUL_SIZE = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Times our library beside PyTorch.
+
+    Attributes:
+      rounds: how often each side of a row is timed.
+      rows: which rows, by default all.
+      variants: which PyTorch variants.
+      quick: little work and short regions, to see that everything runs; the numbers mean nothing.
+      out: file to which rows are appended.
+    """
+
+    rounds: int = 5
+    rows: tuple[str, ...] = tuple(ROWS)
+    variants: tuple[str, ...] = VARIANTS
+    quick: bool = False
+    out: Path = Path("runs/bench/results.jsonl")
+
+    def __post_init__(self):
+        if self.rounds < 1:
+            raise ValueError(f"rounds={self.rounds}; at least 1 is needed")
+        for name, given, known in (("rows", self.rows, ROWS), ("variants", self.variants, VARIANTS)):
+            unknown = [entry for entry in given if entry not in known]
+            if unknown or not given:
+                raise ValueError(f"{name}: {', '.join(unknown) or 'nothing'} given; known are {', '.join(known)}")
+
+
+def main() -> int:
+    """Runs the benchmark; returns 1 if a row failed because its sides compute different numbers, else 0."""
+    try:
+        config = tyro.cli(Config)
+    except ValueError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    jax.config.update("jax_platforms", "cpu")
+    threads = os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    # Compiling in worker processes would fork a process in which JAX's threads run.
+    torch._inductor.config.compile_threads = 1
+    seconds = 0.05 if config.quick else 0.5
+    console = Console()
+    matmul = _matmul(config.rounds, seconds)
+    shared = {
+        "matmul_gflops": matmul,
+        "device": records.device(),
+        "versions": records.versions() | {name: importlib.metadata.version(name) for name in ("torch", "diffusers")},
+        "git": records.git(),
+        "threads": {"jax": threads, "torch": torch.get_num_threads()},
+        "rounds": config.rounds,
+        "quick": config.quick,
+    }
+    rows = []
+    for name in config.rows:
+        title, build = ROWS[name]
+        with console.status(title):
+            row = {"work": title, "row": name} | _measure(build, config, seconds) | shared
+        records.append_row(config.out, row)
+        rows.append(row)
+    _print(console, rows)
+    return int(any("failed" in row for row in rows))
+
+
+def _matmul(rounds: int, seconds: float) -> dict[str, float]:
+    """GFLOP/s of a float32 matrix product in both libraries: what this machine can give."""
+    numbers = np.random.default_rng(0).random((MATMUL_SIZE, MATMUL_SIZE), np.float32)
+    ours, peer, product = jnp.asarray(numbers), torch.from_numpy(numbers), jax.jit(jnp.matmul)
+    rates = alternate(
+        {"jax": lambda: product(ours, ours), "torch": lambda: peer @ peer}, rounds=rounds, seconds=seconds
+    )
+    return {name: float(np.median(each)) * 2e-9 * MATMUL_SIZE**3 for name, each in rates.items()}
+
+
+def _measure(build: Callable[[bool], Work], config: Config, seconds: float) -> dict[str, Any]:
+    """The fields of one row that are its own; `skipped` or `failed` hold the reason where there are no numbers."""
+    empty = dict.fromkeys(("ours", "peer", "unit", "ratio_median", "ratio_min", "ratio_max", "peer_variant"))
+    load = os.getloadavg()[0]
+    try:
+        work = build(config.quick)
+    except ValueError as error:
+        return empty | {"variants": {}, "skipped": str(error)}
+    expected = work.ours.sample()
+    calls, notes, gflop = {"ours": work.ours.call}, {}, None
+    for variant in config.variants:
+        try:
+            peer = work.peers[variant]()
+            check_agreement(variant, expected, peer.sample())
+            peer.call()
+        except DifferentWork as error:
+            return empty | {"unit": work.unit, "variants": {}, "failed": str(error)}
+        except Exception as error:  # torch.compile fails in many ways; what it says is part of the result
+            if variant != "compiled":
+                raise
+            notes[variant] = f"{type(error).__name__}: {error}"
+            continue
+        calls[variant] = peer.call
+        if variant != "compiled" and gflop is None:
+            with _Operations() as counter:
+                peer.call()
+            gflop = counter.total * 1e-9 / work.items
+    rates = alternate(calls, rounds=config.rounds, seconds=seconds)
+    rates = {name: [work.items * rate for rate in each] for name, each in rates.items()}
+    row = {"unit": work.unit, "note": work.note, "load_before": load} | compare(rates.pop("ours"), rates)
+    for variant, note in notes.items():
+        row["variants"][variant] = {"rate": None, "error": note}
+    if gflop:
+        row |= {"gflop_per_item": gflop, "achieved_gflops": {"ours": gflop * row["ours"], "peer": gflop * row["peer"]}}
+    return row
+
+
+class _Operations(TorchDispatchMode):
+    """Counts floating-point operations of convolutions, products and attention, gradients included.
+
+    PyTorch's own FlopCounterMode also follows modules, with hooks that `autograd.grad` for a leaf does not allow.
+    """
+
+    total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        count = flop_registry.get(function.overloadpacket)
+        if count is not None:
+            self.total += count(*args, **kwargs, out_val=result)
+        return result
+
+
+def _print(console: Console, rows: list[dict[str, Any]]) -> None:
+    peak = rows[0]["matmul_gflops"]
+    table = Table(title=f"{rows[0]['device']}, {rows[0]['threads']['jax']} threads, {rows[0]['rounds']} rounds")
+    for heading in ("work", "unit", "ours", *VARIANTS, "ours / best peer", "GFLOP/s"):
+        table.add_column(heading, justify="left" if heading in ("work", "unit") else "right")
+    for row in rows:
+        reason = row.get("skipped") or row.get("failed")
+        if reason:
+            table.add_row(row["work"], "skipped" if "skipped" in row else "FAILED", reason)
+            continue
+        cells = [_variant(row["variants"].get(variant)) for variant in VARIANTS]
+        ratio = f"{row['ratio_median']:.2f} [{row['ratio_min']:.2f} … {row['ratio_max']:.2f}]"
+        miss = "" if row["ratio_median"] >= 0.9 else " missed"
+        achieved = f"{row['achieved_gflops']['ours']:.0f}" if "achieved_gflops" in row else "–"
+        table.add_row(row["work"], row["unit"], _number(row["ours"]), *cells, ratio + miss, achieved)
+    console.print(table)
+    console.print(
+        f"float32 matrix product: JAX {peak['jax']:.0f}, PyTorch {peak['torch']:.0f} GFLOP/s. Beside a PyTorch rate: "
+        "median of ours over it. The last columns: median and range over rounds against the fastest variant, and what "
+        "ours achieves in convolutions and products."
+    )
+    for row in rows:
+        if row.get("note"):
+            console.print(f"{row['work']}: {row['note']}.")
+        for variant, entry in row["variants"].items():
+            if "error" in entry:
+                console.print(f"{row['work']}, {variant}: {entry['error'].splitlines()[0]}", markup=False)
+    busiest = max((row.get("load_before", 0.0) for row in rows), default=0.0)
+    if busiest > 1.5 * rows[0]["threads"]["jax"]:
+        console.print(f"The machine was busy (load {busiest:.1f}): do not trust these numbers.")
+    if rows[0]["quick"]:
+        console.print("--quick: these numbers mean nothing.")
+
+
+def _variant(entry: dict[str, Any] | None) -> str:
+    if entry is None:
+        return "–"
+    return "failed" if entry["rate"] is None else f"{_number(entry['rate'])} ({entry['ratio_median']:.2f})"
+
+
+def _number(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""How two libraries are timed against each other: in one process, taking turns, with the same work."""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import math
+import statistics
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+
+class DifferentWork(ValueError):
+    """The two sides of a comparison compute different numbers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """One side of a comparison.
+
+    Attributes:
+      call: does the work once and returns what has to be waited for.
+      sample: numbers that every side must get right, compared once before anything is timed.
+    """
+
+    call: Callable[[], Any]
+    sample: Callable[[], tuple[np.ndarray, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One row: the same work by our library and by variants of a peer.
+
+    Attributes:
+      items: how many of `unit` one call does.
+      unit: what is counted, such as "images/s".
+      ours: our side.
+      peers: by variant, what builds that side; it may raise where a variant cannot be had on this machine.
+      note: in what the sides differ, if they do.
+    """
+
+    items: int
+    unit: str
+    ours: Contender
+    peers: Mapping[str, Callable[[], Contender]]
+    note: str = ""
+
+
+def check_agreement(name: str, ours: Sequence[np.ndarray], peer: Sequence[np.ndarray], tolerance: float = 1e-3) -> None:
+    """Raises `DifferentWork` unless each pair differs by at most `tolerance` times its largest magnitude."""
+    for position, (one, other) in enumerate(zip(ours, peer, strict=True)):
+        if one.shape != other.shape:
+            raise DifferentWork(f"{name}: output {position} is {other.shape}, ours is {one.shape}")
+        scale = float(np.abs(one).max())
+        difference = float(np.abs(one - other).max())
+        if not difference <= tolerance * scale:
+            raise DifferentWork(
+                f"{name}: output {position} differs by {difference:.3g}, its largest value is {scale:.3g}"
+            )
+
+
+def timed(call: Callable[[], Any], repeats: int, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds that `repeats` calls take, the last result waited for."""
+    start = clock()
+    result = None
+    for _ in range(repeats):
+        result = call()
+    jax.block_until_ready(result)
+    return clock() - start
+
+
+def alternate(
+    calls: Mapping[str, Callable[[], Any]],
+    *,
+    rounds: int,
+    seconds: float,
+    pause: float = 0.05,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Calls a second of every contender in every round; each timed region lasts about `seconds` or longer.
+
+    The first call of each warms it up (and compiles it), the second tells how often it must be repeated. Every
+    round starts with another contender, so that none always runs after the same one.
+
+    Args:
+      calls: by name, what is timed.
+      rounds: how often each is timed, at least 1.
+      pause: seconds of rest before a region, in which the other library's threads stop spinning.
+      clock: seconds that only grow.
+
+    Raises:
+      ValueError: `rounds` below 1.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds={rounds}; at least 1 is needed")
+    repeats = {}
+    for name, call in calls.items():
+        timed(call, 1, clock)
+        repeats[name] = max(1, math.ceil(seconds / max(timed(call, 1, clock), 1e-9)))
+    rates: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            time.sleep(pause)
+            rates[name].append(repeats[name] / timed(calls[name], repeats[name], clock))
+    return rates
+
+
+def compare(ours: Sequence[float], peers: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """The measured fields of a row from rates [rounds], those of one position taken in the same round.
+
+    `peer` is the variant with the highest median rate. A ratio is ours over a peer's in the same round, so that
+    a disturbance of the whole machine cancels; median, smallest and largest are over rounds. `variants` has the
+    same for every variant.
+
+    Raises:
+      ValueError: no peers, or a peer with another number of rounds.
+    """
+    if not peers:
+        raise ValueError("peers is empty; a ratio needs at least one")
+    variants = {}
+    for name, rates in peers.items():
+        ratios = [one / other for one, other in zip(ours, rates, strict=True)]
+        variants[name] = {
+            "rate": statistics.median(rates),
+            "ratio_median": statistics.median(ratios),
+            "ratio_min": min(ratios),
+            "ratio_max": max(ratios),
+        }
+    best = max(variants, key=lambda name: variants[name]["rate"])
+    chosen = dict(variants[best])
+    return {
+        "ours": statistics.median(ours),
+        "peer": chosen.pop("rate"),
+        **chosen,
+        "peer_variant": best,
+        "variants": variants,
+    }
