@@ -7,7 +7,7 @@ demo: .venv/installed
 	$(BIN)/jaxpurify demo --out runs/demo
 
 test: .venv/installed-dev lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

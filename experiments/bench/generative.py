@@ -2,6 +2,7 @@
 
 from pathlib import Path
 import tempfile
+from typing import Any
 
 from diffusers import UNet2DModel
 from flax import nnx
@@ -29,20 +30,22 @@ def diffusion(quick: bool) -> Work:
     batch, timestep = 32, 75
     calls = 2 if quick else 10
     torch.manual_seed(0)
-    published = UNet2DModel(
+    published: Any = UNet2DModel(
         sample_size=32,
         block_out_channels=(32, 64, 64),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-    ).eval()
+    )
+    published.eval()
     noise = freeze(from_torch("unet2d", _arrays(published), config=dict(published.config)))
     purifier = Diffusion(noise, timestep, calls)
     images = random_images(batch)
     times = np.arange(batch, dtype=np.int32)
 
     def build(variant: str) -> Contender:
-        model = UNet2DModel.from_config(published.config).eval()
+        model: Any = UNet2DModel.from_config(published.config)
+        model.eval()
         model.load_state_dict(published.state_dict())
         denoise = TorchDenoising(model, variant, purifier.coefficients())
         start = peers.to_torch(images, variant != "idiomatic")
@@ -140,6 +143,8 @@ class TorchEnergyTraining:
         self.chain, self.recipe, self.variant = TorchChain(energy, variant), recipe, variant
         self.images = peers.to_torch(images, variant != "idiomatic")
         self.bank = self.images[: recipe.bank_size].float() / 255
+        self.energy = peers.compiled(energy, variant)
+        self.stem = energy.get_parameter("layers.0.weight")
         fused = None if variant == "idiomatic" else True
         self.optimizer = torch.optim.Adam(energy.parameters(), lr=recipe.learning_rate, fused=fused)
 
@@ -151,7 +156,7 @@ class TorchEnergyTraining:
         self.chain.freeze(self.variant != "idiomatic")
         negative = self.chain(bank[slots], recipe.langevin_steps).detach()
         self.chain.freeze(False)
-        gap = self.chain.energy(positive).mean() - self.chain.energy(negative).mean()
+        gap = self.energy(positive).mean() - self.energy(negative).mean()
         self.optimizer.zero_grad()
         (gap / recipe.temperature).backward()
         self.optimizer.step()
@@ -164,8 +169,8 @@ class TorchEnergyTraining:
 
     def sample(self, images: torch.Tensor) -> tuple[np.ndarray, ...]:
         """As `langevin.sample`, and the gradient of the mean energy for the first kernel [h, w, I, O]."""
-        stem = self.chain.module.layers[0].weight
-        gradient = torch.autograd.grad(self.chain.module(images).mean(), stem)[0]
+        stem = self.stem
+        gradient = torch.autograd.grad(self.chain.energy(images).mean(), stem)[0]
         return *self.chain.sample(images), gradient.permute(2, 3, 1, 0).contiguous().numpy()
 
 
@@ -181,32 +186,31 @@ def end_to_end(quick: bool) -> Work:
     network = ConvEnergy(32, rngs=nnx.Rngs(0))
     frozen = freeze(network)
     purifier = Langevin(frozen, STEP_SIZE, TEMPERATURE, steps)
-    folder = tempfile.TemporaryDirectory()
-    place = Path(folder.name)
-    np.savez(place / "stored.npz", images=stored.images, labels=stored.labels)
+    folder = tempfile.TemporaryDirectory()  # removed when the functions below are
+    np.savez(f"{folder.name}/stored.npz", images=stored.images, labels=stored.labels)
 
     def call() -> None:
         dataset = load_source(source)
         purified = purify(purifier, dataset.images, key=jax.random.key(0), batch_size=batch)
-        write_npz(dataset.replace_images(purified), place / "ours.npz", force=True)
+        write_npz(dataset.replace_images(purified), Path(folder.name, "ours.npz"), force=True)
 
     def build(variant: str) -> Contender:
         chain = TorchChain(peers.copy_weights(network, peers.ConvEnergy(32)), variant)
         chain.freeze(variant != "idiomatic")
 
         def purify_file() -> None:
-            with np.load(place / "stored.npz") as file:
+            with np.load(f"{folder.name}/stored.npz") as file:
                 images, labels = file["images"], file["labels"]
             purified = []
             for start in range(0, len(images), batch):
                 part = peers.to_torch(images[start : start + batch], variant != "idiomatic").float() / 255
                 levels = (chain(part, steps).clamp(0, 1) * 255).round().to(torch.uint8)
                 purified.append(peers.to_numpy(levels))
-            np.savez_compressed(place / "peer.npz", images=np.concatenate(purified), labels=labels)
+            np.savez_compressed(f"{folder.name}/peer.npz", images=np.concatenate(purified), labels=labels)
 
         return Contender(purify_file, lambda: chain.sample(peers.to_torch(first, variant != "idiomatic")))
 
-    first = random_images(8)
+    first = random_images(batch)
     ours = Contender(call, lambda: sample(frozen, jnp.asarray(first)))
     note = "ours decodes the images of the TFDS files; the peer reads them, decoded, from an .npz file"
     return Work(count, "images/s", ours, peers.variants(build), note)

@@ -29,7 +29,7 @@ import tyro
 
 from experiments.bench import classifier, generative, langevin
 from experiments.bench.peers import VARIANTS
-from experiments.bench.timing import DifferentWork, Work, alternate, check_agreement, compare
+from experiments.bench.timing import DifferentWork, Disturbance, Work, alternate, check_agreement, compare
 from jaxpurify import records
 
 ROWS: dict[str, tuple[str, Callable[[bool], Work]]] = {
@@ -86,7 +86,7 @@ def main() -> int:
     # Compiling in worker processes would fork a process in which JAX's threads run.
     torch._inductor.config.compile_threads = 1
     seconds = 0.05 if config.quick else 0.5
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=190)
     matmul = _matmul(config.rounds, seconds)
     shared = {
         "matmul_gflops": matmul,
@@ -121,7 +121,6 @@ def _matmul(rounds: int, seconds: float) -> dict[str, float]:
 def _measure(build: Callable[[bool], Work], config: Config, seconds: float) -> dict[str, Any]:
     """The fields of one row that are its own; `skipped` or `failed` hold the reason where there are no numbers."""
     empty = dict.fromkeys(("ours", "peer", "unit", "ratio_median", "ratio_min", "ratio_max", "peer_variant"))
-    load = os.getloadavg()[0]
     try:
         work = build(config.quick)
     except ValueError as error:
@@ -145,9 +144,13 @@ def _measure(build: Callable[[bool], Work], config: Config, seconds: float) -> d
             with _Operations() as counter:
                 peer.call()
             gflop = counter.total * 1e-9 / work.items
+    disturbance = Disturbance()
     rates = alternate(calls, rounds=config.rounds, seconds=seconds)
+    others = disturbance.cores()
     rates = {name: [work.items * rate for rate in each] for name, each in rates.items()}
-    row = {"unit": work.unit, "note": work.note, "load_before": load} | compare(rates.pop("ours"), rates)
+    row: dict[str, Any] = {"unit": work.unit, "note": work.note, "cores_of_others": others} | compare(
+        rates.pop("ours"), rates
+    )
     for variant, note in notes.items():
         row["variants"][variant] = {"rate": None, "error": note}
     if gflop:
@@ -163,10 +166,10 @@ class _Operations(TorchDispatchMode):
 
     total = 0
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        result = function(*args, **kwargs)
-        count = flop_registry.get(function.overloadpacket)
+        result = func(*args, **kwargs)
+        count = flop_registry.get(func.overloadpacket)
         if count is not None:
             self.total += count(*args, **kwargs, out_val=result)
         return result
@@ -199,9 +202,11 @@ def _print(console: Console, rows: list[dict[str, Any]]) -> None:
         for variant, entry in row["variants"].items():
             if "error" in entry:
                 console.print(f"{row['work']}, {variant}: {entry['error'].splitlines()[0]}", markup=False)
-    busiest = max((row.get("load_before", 0.0) for row in rows), default=0.0)
-    if busiest > 1.5 * rows[0]["threads"]["jax"]:
-        console.print(f"The machine was busy (load {busiest:.1f}): do not trust these numbers.")
+    disturbed = max(row.get("cores_of_others") or 0.0 for row in rows)
+    if disturbed > 0.1:
+        console.print(
+            f"Other processes used up to {disturbed:.1f} cores, which slows PyTorch more: not a fair comparison."
+        )
     if rows[0]["quick"]:
         console.print("--quick: these numbers mean nothing.")
 

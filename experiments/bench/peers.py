@@ -30,7 +30,7 @@ def copy_weights(source: nnx.Module, target: nn.Module) -> nn.Module:
             array = array.transpose(3, 2, 0, 1)
         elif array.ndim == 2:
             array = array.T
-        name = ".".join(map(str, (*path[:-1], _LEAVES[path[-1]])))
+        name = ".".join(map(str, (*path[:-1], _LEAVES[str(path[-1])])))
         tensors[name] = torch.from_numpy(np.ascontiguousarray(array))
     counters = {name: tensor for name, tensor in target.state_dict().items() if name.endswith("num_batches_tracked")}
     target.load_state_dict(tensors | counters)
@@ -50,7 +50,9 @@ def to_numpy(images: torch.Tensor) -> np.ndarray:
 
 def arranged(model: nn.Module, variant: str) -> nn.Module:
     """The module in the memory format of the variant."""
-    return model if variant == "idiomatic" else model.to(memory_format=torch.channels_last)
+    if variant != "idiomatic":
+        model.to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
+    return model
 
 
 def variants(build: Callable[[str], Contender]) -> dict[str, Callable[[], Contender]]:
@@ -59,8 +61,8 @@ def variants(build: Callable[[str], Contender]) -> dict[str, Callable[[], Conten
 
 
 def compiled(function, variant: str):
-    """`torch.compile` for the compiled variant, else the function itself."""
-    return torch.compile(function) if variant == "compiled" else function
+    """`torch.compile` for the compiled variant, one program for each shape; else the function itself."""
+    return torch.compile(function, dynamic=False) if variant == "compiled" else function
 
 
 class ConvEnergy(nn.Module):
@@ -164,7 +166,7 @@ class ResNet18(nn.Module):
         self.norm1 = nn.BatchNorm2d(64)
         inputs, stages = 64, []
         for outputs, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
-            stages.append(nn.ModuleList([_ResidualBlock(inputs, outputs, stride), _ResidualBlock(outputs, outputs, 1)]))
+            stages.append(nn.Sequential(_ResidualBlock(inputs, outputs, stride), _ResidualBlock(outputs, outputs, 1)))
             inputs = outputs
         self.stages = nn.ModuleList(stages)
         self.linear = nn.Linear(512, classes)
@@ -172,8 +174,7 @@ class ResNet18(nn.Module):
     def forward(self, images):
         images = functional.relu(self.norm1(self.conv1((images - 0.5) / 0.25)))
         for stage in self.stages:
-            for block in stage:
-                images = block(images)
+            images = stage(images)
         return self.linear(functional.avg_pool2d(images, 4).flatten(1))
 
 
@@ -190,7 +191,7 @@ class _ResidualBlock(nn.Module):
 
     def forward(self, images):
         residual = self.norm2(self.conv2(functional.relu(self.norm1(self.conv1(images)))))
-        if self.shortcut is not None:
+        if self.shortcut is not None and self.shortcut_norm is not None:
             images = self.shortcut_norm(self.shortcut(images))
         return functional.relu(residual + images)
 

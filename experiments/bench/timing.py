@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import math
+import os
+from pathlib import Path
 import statistics
 import time
 from typing import Any
@@ -48,16 +50,18 @@ class Work:
 
 
 def check_agreement(name: str, ours: Sequence[np.ndarray], peer: Sequence[np.ndarray], tolerance: float = 1e-3) -> None:
-    """Raises `DifferentWork` unless each pair differs by at most `tolerance` times its largest magnitude."""
+    """Raises `DifferentWork` unless ‖a − b‖ ≤ `tolerance` · ‖a‖ for each pair of arrays.
+
+    Lengths and not single numbers, because rounding that moves one unit across the kink of a ReLU changes the
+    gradient for a few pixels by percents.
+    """
     for position, (one, other) in enumerate(zip(ours, peer, strict=True)):
         if one.shape != other.shape:
             raise DifferentWork(f"{name}: output {position} is {other.shape}, ours is {one.shape}")
-        scale = float(np.abs(one).max())
-        difference = float(np.abs(one - other).max())
-        if not difference <= tolerance * scale:
-            raise DifferentWork(
-                f"{name}: output {position} differs by {difference:.3g}, its largest value is {scale:.3g}"
-            )
+        length = float(np.linalg.norm(one))
+        difference = float(np.linalg.norm(one - other))
+        if not difference <= tolerance * length:
+            raise DifferentWork(f"{name}: output {position} differs by {difference:.3g} of {length:.3g}")
 
 
 def timed(call: Callable[[], Any], repeats: int, clock: Callable[[], float] = time.perf_counter) -> float:
@@ -106,6 +110,36 @@ def alternate(
             time.sleep(pause)
             rates[name].append(repeats[name] / timed(calls[name], repeats[name], clock))
     return rates
+
+
+class Disturbance:
+    """How many cores other processes keep busy, from /proc/stat; None where there is no such file.
+
+    It matters which way it errs: two threads of OpenMP wait for each other by spinning, so that PyTorch loses more than
+    its share to a competitor, four fifths of its speed on two cores with two busy processes beside it.
+    """
+
+    def __init__(self):
+        self.start = self._read()
+
+    def cores(self) -> float | None:
+        """Cores in use by others on average since this was made."""
+        end = self._read()
+        if self.start is None or end is None:
+            return None
+        everyone, own, wall = (after - before for before, after in zip(self.start, end, strict=True))
+        return max(0.0, (everyone - own) / wall)
+
+    @staticmethod
+    def _read() -> tuple[float, float, float] | None:
+        try:
+            user, nice, system, _, _, interrupts, soft, stolen = map(
+                int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
+            )
+        except FileNotFoundError:
+            return None
+        used = (user + nice + system + interrupts + soft + stolen) / os.sysconf("SC_CLK_TCK")
+        return used, time.process_time(), time.perf_counter()
 
 
 def compare(ours: Sequence[float], peers: Mapping[str, Sequence[float]]) -> dict[str, Any]:

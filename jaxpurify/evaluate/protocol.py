@@ -29,8 +29,8 @@ class Protocol:
       network: of victims and surrogates, a name in `NETWORKS`.
       options: of its constructor.
       recipe: how victims are trained.
-      surrogate_recipe: how the attacker's model is trained on `public`.
       augment: keys and images to augmented images, or None.
+      surrogate_recipe: how the attacker's model is trained on `public`; None: as victims are.
     """
 
     name: str
@@ -40,8 +40,8 @@ class Protocol:
     network: str
     options: dict[str, Any]
     recipe: Recipe
-    surrogate_recipe: Recipe
     augment: Callable | None
+    surrogate_recipe: Recipe | None = None
 
     @property
     def victim(self) -> str:
@@ -59,7 +59,7 @@ class Protocol:
         """A victim, or a surrogate, trained on `dataset`; `seed` sets its weights, batches and augmentation."""
         key = jax.random.key(seed)
         model = build(self.network, self.options, nnx.Rngs(named(key, "weights")))
-        recipe = self.surrogate_recipe if surrogate else self.recipe
+        recipe = self.surrogate_recipe if surrogate and self.surrogate_recipe else self.recipe
         arguments = {"recipe": recipe, "augment": self.augment, "progress": progress}
         return train_classifier(model, dataset.images, dataset.labels, named(key, "train"), **arguments)[0]
 
@@ -74,7 +74,7 @@ class Protocol:
                 name: list(value) if isinstance(value, tuple) else value for name, value in self.options.items()
             },
             "recipe": dataclasses.asdict(self.recipe),
-            "surrogate_recipe": dataclasses.asdict(self.surrogate_recipe),
+            "surrogate_recipe": dataclasses.asdict(self.surrogate_recipe or self.recipe),
             "augment": repr(self.augment),
         }
 
@@ -101,19 +101,19 @@ def protocol(name: str) -> Protocol:
     known = {
         "demo": lambda: Protocol(
             "demo", "digits/train", "digits/test", "digits/public", "resnet9",
-            {"width": 8, "classes": 10, "channels": 1}, digits, digits, None,
+            {"width": 8, "classes": 10, "channels": 1}, digits, None,
         ),
         "cpu": lambda: Protocol(
             "cpu", "tfds:cifar10/train[:10000]", "tfds:cifar10/test", "tfds:cifar10/train[25000:]", "resnet9",
-            small, cpu, surrogate, crop,
+            small, cpu, crop, surrogate,
         ),
         "cpu-small": lambda: Protocol(
             "cpu-small", "tfds:cifar10/train[:5000]", "tfds:cifar10/test", "tfds:cifar10/train[25000:]", "resnet9",
-            small, dataclasses.replace(cpu, epochs=15), surrogate, crop,
+            small, dataclasses.replace(cpu, epochs=15), crop, surrogate,
         ),
         "paper": lambda: Protocol(
             "paper", "tfds:cifar10/train", "tfds:cifar10/test", "folder:cinic10-imagenet/train", "resnet18",
-            {"classes": 10, "channels": 3, **CIFAR10}, published, published, crop,
+            {"classes": 10, "channels": 3, **CIFAR10}, published, crop,
         ),
     }  # fmt: skip
     if name not in known:

@@ -53,7 +53,8 @@ def train_population(
         raise ValueError(f"{len(models)} models, {len(images)} image sets, {len(labels)} label sets, {len(keys)} keys")
     optimizer = recipe.optimizer(count)
     graphdefs, states = zip(*(create_state(model, optimizer) for model in models), strict=True)
-    if any(graphdef != graphdefs[0] for graphdef in graphdefs):
+    shapes = [jax.tree.map(jnp.shape, state) for state in states]
+    if any(graphdef != graphdefs[0] for graphdef in graphdefs) or any(shape != shapes[0] for shape in shapes):
         raise ValueError("the models of a population differ in structure; they must be the same network")
     state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     step = PopulationStep(ClassifierStep(graphdefs[0], optimizer, recipe.label_smoothing, recipe.dtype))

@@ -58,7 +58,7 @@ def shown_refusal(arguments, capsys):
         ((), "neither --preset nor --protocol"),
         (("--preset", "absent"), "unknown preset 'absent'; known: demo, cpu-narcissus"),
         (("--protocol", "small", "--attack", "venom"), "'venom'"),
-        (("--protocol", "small", "--attack", "badnets(many=3)"), "no option 'many'"),
+        (("--protocol", "small", "--attack", "badnets(many=3)"), "known: target, count"),
         (("--protocol", "small", "--defence", "jpeg(quality=0)"), "quality=0"),
         (("--protocol", "small", "--defence", "jpeg", "blur"), "blur"),
         (("--protocol", "small", "--seeds", "0"), "seeds 0"),
