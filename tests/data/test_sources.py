@@ -125,7 +125,9 @@ def test_cifar10_is_written_as_tfds_with_its_other_features(cifar10, tmp_path, m
     tfds = pytest.importorskip("tensorflow_datasets")
     dataset = load_source(f"{cifar10}/train[20:40]")
     dataset = dataset.replace_images(255 - dataset.images)
-    identifiers = [example["id"] for example in tfds.data_source("cifar10", split="train[20:40]")]
+    # TFDS reads the environment only once, when it is imported.
+    stored = tfds.data_source("cifar10", split="train[20:40]", data_dir=os.environ["TFDS_DATA_DIR"])
+    identifiers = [example["id"] for example in stored]
     source = save_dataset(dataset, tmp_path / "clean")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "clean"))
     again = load_source(source)
