@@ -14,6 +14,7 @@ from experiments.bench.timing import Contender, Work
 from jaxpurify.networks import ConvEnergy, ResidualEnergy, freeze
 from jaxpurify.purify.langevin import Langevin
 from jaxpurify.random import image_keys
+from jaxpurify.sharding import data_mesh, replicate, shard
 from jaxpurify.types import Energy, Images
 
 STEP_SIZE, TEMPERATURE = 0.00625, 1e-4
@@ -45,8 +46,11 @@ def _work(energy: nnx.Module, peer: Callable[[], torch.nn.Module], quick: bool, 
         return Contender(lambda: chain(start, steps), lambda: chain.sample(start))
 
     frozen = freeze(energy)
-    keys, start = image_keys(jax.random.key(0), jnp.arange(batch)), jnp.asarray(images)
-    purifier = Langevin(frozen, STEP_SIZE, TEMPERATURE, steps)
+    # As `purify` lays them out: one JAX device a core, each with its share of the batch.
+    mesh = data_mesh()
+    keys, start = shard(mesh, (image_keys(jax.random.key(0), jnp.arange(batch)), jnp.asarray(images)))
+    purifier = replicate(mesh, Langevin(frozen, STEP_SIZE, TEMPERATURE, steps))
+    frozen = replicate(mesh, frozen)
     ours = Contender(lambda: purifier(keys, start), lambda: sample(frozen, start))
     return Work(batch * steps, "image-steps/s", ours, peers.variants(build))
 

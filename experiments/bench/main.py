@@ -81,6 +81,7 @@ def main() -> int:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     threads = os.cpu_count() or 1
     torch.set_num_threads(threads)
     # Compiling in worker processes would fork a process in which JAX's threads run.

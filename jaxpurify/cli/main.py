@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"jaxpurify: unknown command {name!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    _keep_compiled_programs()
+    _prepare_jax()
     try:
         # Imported only now: most commands need JAX, whose import takes seconds.
         command = importlib.import_module(f"jaxpurify.cli.{FILES.get(name, name)}")
@@ -53,9 +53,14 @@ def main(arguments: list[str] | None = None) -> int:
         return exit.code if isinstance(exit.code, int) else int(exit.code is not None)
 
 
-def _keep_compiled_programs() -> None:
-    """Lets JAX keep compiled programs between runs, unless the user has set where; JAX reads this on import."""
+def _prepare_jax() -> None:
+    """Sets what JAX reads from the environment when it is imported, where the user has not set it.
+
+    Compiled programs are kept between runs. On CPU there is one JAX device a core: a batch split over them keeps
+    every core busy in operations that XLA runs on one thread (Langevin steps: 1.4 times as fast on two cores).
+    """
     if "jax" not in sys.modules:
+        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxpurify" / "compiled"
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
