@@ -45,7 +45,7 @@ def sections() -> list[Section]:
     from jaxpurify.evaluate.purifiers import PRESETS, PURIFIERS
     from jaxpurify.networks.catalogue import NETWORKS
     from jaxpurify.train.schedule import SCHEDULES
-    from jaxpurify.weights.catalogue import BUNDLED, bundled_path
+    from jaxpurify.weights.catalogue import BUNDLED, load_weights
 
     attacks = [
         (
@@ -58,8 +58,7 @@ def sections() -> list[Section]:
         for name, attack in ATTACKS.items()
     ]
     weights = [
-        (name, kind, "x".join(map(str, shape)), "" if bundled_path(name).is_file() else "not in this installation")
-        for name, (kind, shape) in BUNDLED.items()
+        (name, kind, "x".join(map(str, shape)), _made(load_weights(name)[1])) for name, (kind, shape) in BUNDLED.items()
     ]
     networks = [(name, _texts(constructor_parameters(name).values())) for name in NETWORKS]
     scenarios = [
@@ -105,3 +104,9 @@ def _purifier_options(name: str) -> str:
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else repr(value)
+
+
+def _made(card: dict[str, Any]) -> str:
+    """How bundled weights came to be, from their card."""
+    minutes = card["seconds"] / 60
+    return f"{card['recipe']['steps']:,} updates on {card['source']}, {minutes:.0f} min: {card['command']}"
