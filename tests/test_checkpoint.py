@@ -48,12 +48,14 @@ def test_the_last_ones_are_kept_in_numerical_order(tmp_path):
 def test_a_step_is_replaced(tmp_path):
     checkpoint.save(tmp_path, 1, state(1))
     checkpoint.save(tmp_path, 1, state(5))
+    assert checkpoint.steps(tmp_path) == [1]
     equal(checkpoint.restore(tmp_path, 1, state(0)), state(5))
 
 
 def test_relative_directories_work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     checkpoint.save("here", 1, state(1))
+    assert checkpoint.steps(tmp_path / "here") == [1]
     equal(checkpoint.restore("here", 1, state(0)), state(1))
 
 

@@ -162,6 +162,7 @@ def as_float(images: np.ndarray, name: str) -> np.ndarray:
 
 
 def data_uri(png: bytes) -> str:
+    """A PNG file as a URI that an HTML page can hold."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 

@@ -143,6 +143,7 @@ def facts(values: Mapping[str, Any]) -> str:
 
 
 def notes_list(notes: Sequence[str]) -> str:
+    """Remarks as a list, escaped."""
     return f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>'
 
 

@@ -103,6 +103,7 @@ def epsilon_text(epsilon: float | int | None) -> str:
 
 
 def poisons_text(poisons: int | None) -> str:
+    """How many poisons, in words."""
     return "poison count not stated" if poisons is None else f"{poisons:,} poison{'' if poisons == 1 else 's'}"
 
 

@@ -1,6 +1,7 @@
 """How the expensive layers are computed on this backend: convolution and pooling, values and gradients.
 
-Networks call these functions and stay readable; only this file knows that XLA:CPU is slow at some of them.
+Networks call these functions and stay readable; only this file and `convolution_forms.py`, which holds the forms
+of a convolution, know that XLA:CPU is slow at some of them.
 Everything is NHWC, kernels are HWIO, padding is the same on both sides as in PyTorch.
 
 A convolution is bilinear, and so are its two gradients. The three are one family of JAX primitives, each with
@@ -18,16 +19,10 @@ from jax.interpreters import ad, batching, mlir
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxpurify.networks.convolution_forms import LAYOUT, cpu_images, cpu_kernel, cpu_value, kernel_padding
+
 # Feature maps [B, H, W, C]: what comes out may differ from what went in by all but B.
 Maps = Float[Array, "batch _ _ _"]
-_LAYOUT = ("NHWC", "HWIO", "NHWC")
-
-# Contracted positions (images × height × width) in one piece of a weight gradient: the packed cotangents of
-# a piece (4096 × outputs × 4 bytes) stay in a core's second-level cache, and the pieces run side by side.
-# Two threads, milliseconds, whole batch against pieces: 64 × 32² 64→64 3×3: 149 → 31; 64 × 32² 16→32 3×3:
-# 20 → 4.4; 64 × 16² 128→128 3×3: 87 → 28; 64 × 32² 32→64 4×4 stride 2: 32 → 10; no gain at 8² and below.
-_PIECE = 4096
-_MOST_PIECES = 16
 
 
 def convolve(
@@ -48,7 +43,7 @@ def convolve(
 def _plain_value(images, kernel, stride, padding, sizes):
     del sizes
     return lax.conv_general_dilated(
-        images, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=_LAYOUT
+        images, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=LAYOUT
     )
 
 
@@ -72,150 +67,10 @@ def _plain_kernel(images, outputs, stride, padding, sizes):
         images,
         outputs,
         (1, 1),
-        _kernel_padding(images.shape, outputs.shape, stride, padding, sizes),
+        kernel_padding(images.shape, outputs.shape, stride, padding, sizes),
         rhs_dilation=(stride, stride),
         dimension_numbers=("CHWN", "IHWO", "HWNC"),
     )
-
-
-def _cpu_value(images, kernel, stride, padding, sizes):
-    del sizes
-    return _window(images, kernel, stride, [(padding, padding)] * 2)
-
-
-def _cpu_images(outputs, kernel, stride, padding, sizes):
-    """Gradient for the images: a convolution for each phase of the stride, without the zeros that XLA would insert.
-
-    Pixels `stride · u + phase` meet only the taps `(phase + padding) mod stride + stride · j`.
-    """
-    height, width, *taps = sizes
-    counts = [-(-height // stride), -(-width // stride)]
-    bands = []
-    for row in range(stride):
-        band = []
-        for column in range(stride):
-            pads, firsts = [], []
-            for axis, phase in enumerate((row, column)):
-                first = (phase + padding) % stride
-                shift = (phase + padding - first) // stride
-                reach = max(1, -(-(taps[axis] - first) // stride))
-                pads.append((reach - 1 - shift, counts[axis] - outputs.shape[axis + 1] + shift))
-                firsts.append(first)
-            part = kernel[firsts[0] :: stride, firsts[1] :: stride][::-1, ::-1].transpose(0, 1, 3, 2)
-            if part.size:
-                band.append(_window(outputs, part, 1, pads))
-            else:
-                band.append(jnp.zeros((outputs.shape[0], *counts, kernel.shape[2]), outputs.dtype))
-        bands.append(jnp.stack(band, 3) if stride > 1 else band[0][:, :, :, None])
-    result = jnp.stack(bands, 2) if stride > 1 else bands[0][:, :, None]
-    result = result.reshape(outputs.shape[0], counts[0] * stride, counts[1] * stride, kernel.shape[2])
-    return result[:, :height, :width]
-
-
-def _window(images, kernel, stride, pads):
-    """Convolution with the form that is fastest for these shapes; `pads` are (before, after) for height and width.
-
-    Milliseconds of CPU time, XLA's convolution against the form chosen (3×3, stride 1):
-    Winograd: 8 × 32² 128→128: 21.7 → 15.2; 64 × 16² 128→128: 40.8 → 29.8; 64 × 8² 256→256: 46.1 → 35.7;
-    16 × 16² 256→256: 45.0 → 26.8; 16 × 32² 64→64: 9.9 → 8.3; no gain with 32 channels (2.7 → 3.2).
-    Blocks: 64 × 32² 3→16: 4.2 → 1.2 (4 pixels); 3→32: 6.0 → 1.4 (2 pixels); 3→64 none (3.5 → 4.2);
-    16→3: 6.1 → 2.6 (4 pixels); 32→3 none (2.6 → 3.4).
-    """
-    rows, columns, inputs, outputs = kernel.shape
-    across = (images.shape[2] + sum(pads[1]) - columns) // stride + 1
-    wide = min(inputs, outputs) >= 64 and across >= 4 and images.dtype == jnp.float32
-    if wide and (rows, columns, stride) == (3, 3, 1):
-        return _winograd(images, kernel, pads, across)
-    pixels = 64 // outputs if inputs <= 4 else 4 if inputs <= 16 and outputs <= 4 else 1
-    if columns > 1 and pixels > 1 and across % pixels == 0:
-        return _blocks(images, kernel, stride, pads, pixels)
-    return lax.conv_general_dilated(images, kernel, (stride, stride), pads, dimension_numbers=_LAYOUT)
-
-
-def _blocks(images, kernel, stride, pads, pixels):
-    """`pixels` neighbours of a row at once as more output channels: a narrow result leaves vector lanes empty."""
-    rows, columns, inputs, outputs = kernel.shape
-    shifted = [
-        jnp.pad(kernel, ((0, 0), (stride * pixel, stride * (pixels - 1 - pixel)), (0, 0), (0, 0)))
-        for pixel in range(pixels)
-    ]
-    wide = jnp.stack(shifted, 3).reshape(rows, columns + stride * (pixels - 1), inputs, pixels * outputs)
-    result = lax.conv_general_dilated(images, wide, (stride, stride * pixels), pads, dimension_numbers=_LAYOUT)
-    return result.reshape(*result.shape[:2], -1, outputs)
-
-
-# Winograd's F(4, 3) along one axis, from the points 0, ±1, ±2 and infinity: 6 products instead of 12 for 4
-# neighbouring results (Lavin and Gray, arXiv:1509.09308, section 4.3). Errors are about 4e-6 of the largest value.
-_INPUT_TRANSFORM = (
-    (4, 0, -5, 0, 1, 0),
-    (0, -4, -4, 1, 1, 0),
-    (0, 4, -4, -1, 1, 0),
-    (0, -2, -1, 2, 1, 0),
-    (0, 2, -1, -2, 1, 0),
-    (0, 4, 0, -5, 0, 1),
-)
-_KERNEL_TRANSFORM = (
-    (1 / 4, 0, 0),
-    (-1 / 6, -1 / 6, -1 / 6),
-    (-1 / 6, 1 / 6, -1 / 6),
-    (1 / 24, 1 / 12, 1 / 6),
-    (1 / 24, -1 / 12, 1 / 6),
-    (0, 0, 1),
-)
-_OUTPUT_TRANSFORM = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
-
-
-def _winograd(images, kernel, pads, across):
-    """3 × 3 convolution with stride 1 as six 3 × 1 convolutions on combinations of the columns."""
-    batch, height, width, inputs = images.shape
-    tiles = -(-across // 4)
-    before = pads[1][0]
-    nothing = (0, 0, 0)
-    images = lax.pad(images, 0.0, (nothing, nothing, (before, 4 * (tiles + 1) - width - before, 0), nothing))
-    quads = images.reshape(batch, height, tiles + 1, 4, inputs)
-    window = [quads[:, :, :tiles, column] for column in range(4)] + [quads[:, :, 1:, column] for column in range(2)]
-    # The barriers keep XLA from computing a combination once for every place where it is used.
-    window = lax.optimization_barrier([_combine(row, window) for row in _INPUT_TRANSFORM])
-    kernels = [_combine(row, [kernel[:, tap, None] for tap in range(3)]) for row in _KERNEL_TRANSFORM]
-    products = [
-        lax.conv_general_dilated(part, taps, (1, 1), [pads[0], (0, 0)], dimension_numbers=_LAYOUT)
-        for part, taps in zip(window, kernels, strict=True)
-    ]
-    products = lax.optimization_barrier(products)
-    result = jnp.stack([_combine(row, products) for row in _OUTPUT_TRANSFORM], 3)
-    return result.reshape(batch, -1, 4 * tiles, kernel.shape[3])[:, :, :across]
-
-
-def _combine(weights, terms):
-    """The sum of weight · term without the terms whose weight is 0."""
-    parts = [term if weight == 1 else weight * term for weight, term in zip(weights, terms, strict=True) if weight]
-    return functools.reduce(jnp.add, parts)
-
-
-def _cpu_kernel(images, outputs, stride, padding, sizes):
-    """Gradient for the kernel, summed over pieces of the batch; each piece is a convolution in XLA's own layout."""
-    batch = images.shape[0]
-    pieces = min(max(1, batch * outputs.shape[1] * outputs.shape[2] // _PIECE), _MOST_PIECES, batch)
-    cuts = [batch * piece // pieces for piece in range(pieces + 1)]
-    total = jnp.zeros((), images.dtype)
-    for start, stop in itertools.pairwise(cuts):
-        # Channels as the batch and the batch as channels. Written out, because XLA rearranges such a
-        # convolution by itself only outside of loops and runs it about 50 times slower inside.
-        gradient = lax.conv_general_dilated(
-            images[start:stop].transpose(3, 1, 2, 0),
-            outputs[start:stop].transpose(1, 2, 0, 3),
-            (1, 1),
-            _kernel_padding(images.shape, outputs.shape, stride, padding, sizes),
-            rhs_dilation=(stride, stride),
-            dimension_numbers=_LAYOUT,
-        )
-        total = gradient if start == 0 else total + gradient
-    return total.transpose(1, 2, 0, 3)
-
-
-def _kernel_padding(images, outputs, stride, padding, sizes):
-    """Padding that leaves exactly the kernel's size; the far side may cut pixels that no kernel reached."""
-    return [(padding, (outputs[axis] - 1) * stride + sizes[axis + 1] - images[axis] - padding) for axis in (1, 2)]
 
 
 # --- the family of primitives ------------------------------------------------------------------------
@@ -299,9 +154,9 @@ def _primitive(name, plain, on_cpu):
 
 
 _OPERATIONS = {
-    "value": _primitive("value", _plain_value, _cpu_value),
-    "images": _primitive("images", _plain_images, _cpu_images),
-    "kernel": _primitive("kernel", _plain_kernel, _cpu_kernel),
+    "value": _primitive("value", _plain_value, cpu_value),
+    "images": _primitive("images", _plain_images, cpu_images),
+    "kernel": _primitive("kernel", _plain_kernel, cpu_kernel),
 }
 
 
