@@ -58,7 +58,7 @@ CONFIGS = {
         "conv_energy",
         {"features": 16, "channels": 3, "size": 32},
         EnergyRecipe(
-            steps=1500, batch_size=64, learning_rate=5e-4, drops=(0.5, 0.8), langevin_steps=20, bank_size=4000
+            steps=8000, batch_size=64, learning_rate=5e-4, drops=(0.6, 0.85), langevin_steps=20, bank_size=4000
         ),
     ),
     "cifar10-ddpm": Config(

@@ -62,6 +62,34 @@ TRIGGERS = {"AdditiveTrigger": AdditiveTrigger, "PatchTrigger": PatchTrigger}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Targets:
+    """The images that a targeted attack is to have misclassified; they are never trained on.
+
+    Attributes:
+      images: uint8 [T, H, W, C].
+      labels: int32 [T], their true labels.
+      index: int64 [T], their positions in the test set.
+
+    Raises:
+      ValueError: no image, or shapes, lengths or types that do not fit together.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    index: np.ndarray
+
+    def __post_init__(self):
+        check_images(self.images)
+        if not len(self.images):
+            raise ValueError("targets hold no image; at least one is needed")
+        object.__setattr__(self, "labels", check_labels(self.labels, len(self.images)))
+        object.__setattr__(self, "index", _positions(self.index, len(self.images)))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Poison:
     """What an attacker puts into a training set, at rest.
 
@@ -71,6 +99,7 @@ class Poison:
       index: int64 [P], the distinct positions of the training set that they replace.
       target: the class that the attacker wants; None for attacks without one.
       trigger: a callable (images in [0, 1]) -> images; None for attacks without one.
+      targets: the test images that are to be taken for `target`; None for attacks without any.
       how: how it was made (attack, epsilon, …); plain JSON values.
 
     Raises:
@@ -83,21 +112,12 @@ class Poison:
     target: Any = None
     trigger: Any = None
     how: dict[str, Any] = dataclasses.field(default_factory=dict)
+    targets: Targets | None = None
 
     def __post_init__(self):
         check_images(self.images)
         object.__setattr__(self, "labels", check_labels(self.labels, len(self.images)))
-        index = np.asarray(self.index)
-        if index.size == 0:
-            index = index.astype(np.int64)
-        if index.shape != (len(self.images),) or not np.issubdtype(index.dtype, np.integer):
-            raise ValueError(f"index of shape {index.shape}, {index.dtype}; {len(self.images)} integers are needed")
-        if index.size and index.min() < 0:
-            raise ValueError(f"index holds {index.min()}; positions are 0 or more")
-        values, counts = np.unique(index, return_counts=True)
-        if (counts > 1).any():
-            raise ValueError(f"index holds {values[counts > 1][0]} more than once; positions are distinct")
-        object.__setattr__(self, "index", index.astype(np.int64))
+        object.__setattr__(self, "index", _positions(self.index, len(self.images)))
         if self.target is not None:
             if isinstance(self.target, bool) or not isinstance(self.target, int | np.integer) or self.target < 0:
                 raise ValueError(f"target is {self.target!r}; it must be a class number, 0 or more, or None")
@@ -111,6 +131,21 @@ class Poison:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+def _positions(index: np.ndarray, count: int) -> np.ndarray:
+    """`index` as int64 [count]; ValueError unless it holds distinct positions, one an image."""
+    index = np.asarray(index)
+    if index.size == 0:
+        index = index.astype(np.int64)
+    if index.shape != (count,) or not np.issubdtype(index.dtype, np.integer):
+        raise ValueError(f"index of shape {index.shape}, {index.dtype}; {count} integers are needed")
+    if index.size and index.min() < 0:
+        raise ValueError(f"index holds {index.min()}; positions are 0 or more")
+    values, counts = np.unique(index, return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(f"index holds {values[counts > 1][0]} more than once; positions are distinct")
+    return index.astype(np.int64)
 
 
 def poison_dataset(dataset: Dataset, poison: Poison) -> Dataset:
@@ -176,6 +211,9 @@ def save_poison(path: str | Path, poison: Poison, *, force: bool = False) -> Non
     """
     arrays = {"images": poison.images, "labels": poison.labels, "index": poison.index}
     about: dict[str, Any] = {"target": poison.target, "how": poison.how, "trigger": None}
+    if poison.targets is not None:
+        for field in dataclasses.fields(poison.targets):
+            arrays[f"targets.{field.name}"] = getattr(poison.targets, field.name)
     if poison.trigger is not None:
         about["trigger"] = type(poison.trigger).__name__
         if TRIGGERS.get(about["trigger"]) is not type(poison.trigger):
@@ -202,7 +240,11 @@ def load_poison(path: str | Path) -> Poison:
             if "scale" in fields:
                 fields["scale"] = float(fields["scale"])
             trigger = TRIGGERS[trigger](**fields)
-        return Poison(arrays["images"], arrays["labels"], arrays["index"], about["target"], trigger, about["how"])
+        targets = None
+        if "targets.images" in arrays:
+            targets = Targets(*(arrays[f"targets.{field.name}"] for field in dataclasses.fields(Targets)))
+        poison = (arrays["images"], arrays["labels"], arrays["index"], about["target"], trigger, about["how"])
+        return Poison(*poison, targets=targets)
     except KeyError as error:
         raise ValueError(f"{path} is not a poison file: {error} is missing or unknown") from error
     except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
