@@ -5,7 +5,8 @@ what is already in the file is skipped by its `run_id`, and a line that a killed
 is passed over. Every fraction is in [0, 1]; null stands where a quantity has no meaning.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -93,6 +94,16 @@ def make_row(**fields: Any) -> Row:
     row.setdefault("git", git())
     row.setdefault("run_id", run_id(row["config"]))
     return row
+
+
+@contextlib.contextmanager
+def locked(path: StrPath) -> Iterator[None]:
+    """Keeps other processes that ask for the same lock waiting; the file at `path` stays. Missing folders are made."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def append_row(path: StrPath, row: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.bench.timing import DifferentWork, alternate, check_agreement, compare
+from experiments.bench.timing import DifferentWork, Work, alternate, bound, check_agreement, compare
 
 
 class Clock:
@@ -70,3 +70,37 @@ def test_different_work_is_refused():
         check_agreement("tuned", ours, (np.array([3.0, np.nan]),))
     with pytest.raises(DifferentWork, match=r"is \(3,\), ours is \(2,\)"):
         check_agreement("tuned", ours, (np.zeros(3),))
+
+
+def measured(ours, peer, jax, torch):
+    return {
+        "precision": "bfloat16",
+        "peer_variant": "tuned",
+        "achieved_gflops": {"ours": ours, "peer": peer},
+        "matmul_gflops": {"jax": jax, "torch": torch},
+    }
+
+
+def test_bound_names_the_smaller_of_the_two_factors():
+    # 60 / 120 is a quarter of the product's speed and twice the peer's share of it.
+    slow_product = bound(measured(ours=60.0, peer=120.0, jax=100.0, torch=400.0))
+    assert slow_product.startswith(
+        "ours 60 of 100 GFLOP/s (60% of JAX's bfloat16 matrix product), tuned 120 of 400 (30%"
+    )
+    assert "factors 0.25 of the products and 2.00 of their use: bound by JAX's matrix product" in slow_product
+    little_use = bound(measured(ours=30.0, peer=120.0, jax=400.0, torch=400.0))
+    assert "factors 1.00 of the products and 0.25 of their use: bound by what is not a large matrix" in little_use
+
+
+def test_bound_says_nothing_without_a_count_of_operations():
+    row = measured(1.0, 2.0, 3.0, 4.0)
+    del row["achieved_gflops"]
+    assert bound(row) == ""
+
+
+def test_tolerance_of_a_row_decides_what_agrees():
+    ours, peer = (np.array([3.0, -4.0]),), (np.array([3.0, -4.4]),)
+    work = Work(1, "images/s", None, {}, precision="bfloat16", tolerance=0.15)
+    check_agreement("tuned", ours, peer, work.tolerance)
+    with pytest.raises(DifferentWork, match=r"differs by 0\.4 of 5"):
+        check_agreement("tuned", ours, peer, Work(1, "images/s", None, {}).tolerance)

@@ -1,10 +1,8 @@
-"""Diffusion purification, training an energy, and purifying a data set from file to file."""
+"""Training an energy, and purifying a data set from file to file."""
 
 from pathlib import Path
 import tempfile
-from typing import Any
 
-from diffusers import UNet2DModel
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -18,74 +16,9 @@ from jaxpurify import loop
 from jaxpurify.data.npz import write_npz
 from jaxpurify.data.sources import load_source
 from jaxpurify.generate.energy import EnergyRecipe, EnergyState, EnergyStep, energy_optimizer, start_bank
-from jaxpurify.networks import ConvEnergy, freeze, from_torch
+from jaxpurify.networks import ConvEnergy, freeze
 from jaxpurify.purify.dataset import purify
-from jaxpurify.purify.diffusion import Diffusion
 from jaxpurify.purify.langevin import Langevin
-from jaxpurify.random import image_keys
-
-
-def diffusion(quick: bool) -> Work:
-    """Network calls an image and second of ancestral denoising with a tiny UNet, batch 32."""
-    batch, timestep = 32, 75
-    calls = 2 if quick else 10
-    torch.manual_seed(0)
-    published: Any = UNet2DModel(
-        sample_size=32,
-        block_out_channels=(32, 64, 64),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-    )
-    published.eval()
-    noise = freeze(from_torch("unet2d", _arrays(published), config=dict(published.config)))
-    purifier = Diffusion(noise, timestep, calls)
-    images = random_images(batch)
-    times = np.arange(batch, dtype=np.int32)
-
-    def build(variant: str) -> Contender:
-        model: Any = UNet2DModel.from_config(published.config)
-        model.eval()
-        model.load_state_dict(published.state_dict())
-        denoise = TorchDenoising(model, variant, purifier.coefficients())
-        start = peers.to_torch(images, variant != "idiomatic")
-        steps = torch.from_numpy(times)
-        return Contender(lambda: denoise(start), lambda: (peers.to_numpy(denoise.predict(start, steps)),))
-
-    keys, start = image_keys(jax.random.key(0), jnp.arange(batch)), jnp.asarray(images)
-    ours = Contender(lambda: purifier(keys, start), lambda: (np.asarray(jax.jit(_apply)(noise, start, times)),))
-    return Work(batch * calls, "image-calls/s", ours, peers.variants(build))
-
-
-def _apply(function, *operands):
-    return function(*operands)
-
-
-def _arrays(model: torch.nn.Module) -> dict[str, np.ndarray]:
-    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-
-
-class TorchDenoising:
-    """Noising and ancestral denoising with the network of diffusers and the coefficients of our schedule."""
-
-    def __init__(self, model: torch.nn.Module, variant: str, coefficients: np.ndarray):
-        self.network = peers.compiled(peers.arranged(model, variant), variant)
-        self.mode = torch.no_grad if variant == "idiomatic" else torch.inference_mode
-        self.rows = [tuple(map(float, row)) for row in coefficients]
-
-    def predict(self, images: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        with self.mode():
-            return self.network(images, timesteps).sample
-
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        with self.mode():
-            _, signal, spread, *_ = self.rows[0]
-            noisy = signal * (2 * images - 1) + spread * torch.randn_like(images)
-            for level, signal, spread, clean_weight, noisy_weight, deviation in self.rows:
-                predicted = self.network(noisy, torch.full((len(noisy),), int(level))).sample
-                clean = ((noisy - spread * predicted) / signal).clamp(-1, 1)
-                noisy = clean_weight * clean + noisy_weight * noisy + deviation * torch.randn_like(noisy)
-            return (noisy + 1) / 2
 
 
 def energy_training(quick: bool) -> Work:

@@ -5,11 +5,13 @@
 Both libraries run in one process and take turns; each has all cores. Before a row is timed, its two sides must give the
 same numbers from the same weights. Compiling is not timed. The PyTorch side comes in three variants: `idiomatic` (NCHW,
 eager, as people write it), `tuned` (channels_last, frozen weights, fused optimizer, inference mode) and `compiled`
-(`torch.compile` of the tuned one). Prints one table and appends a row for each work to runs/bench/results.jsonl.
+(`torch.compile` of the tuned one); in rows in bfloat16 its networks run under `torch.autocast`. Prints one table and,
+for each missed row, what bounds it; appends a row for each work to runs/bench/results.jsonl.
 """
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import importlib.metadata
 import os
 from pathlib import Path
@@ -20,26 +22,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 import torch
 import torch._inductor.config
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 import tyro
 
-from experiments.bench import classifier, generative, langevin
+from experiments.bench import classifier, diffusion, generative, langevin, matching
 from experiments.bench.peers import VARIANTS
+from experiments.bench.table import print_rows
 from experiments.bench.timing import DifferentWork, Disturbance, Work, alternate, check_agreement, compare
 from jaxpurify import records
+from jaxpurify.cli.memory import keep_memory
 
 ROWS: dict[str, tuple[str, Callable[[bool], Work]]] = {
     "langevin-conv": ("Langevin, conv energy nf 32, batch 64", langevin.conv),
+    "langevin-conv-bf16": ("Langevin, conv energy nf 32, batch 64, bf16", langevin.in_bfloat16(langevin.conv)),
     "langevin-sngan": ("Langevin, SNGAN energy nf 32, batch 64", langevin.residual),
+    "langevin-sngan-bf16": ("Langevin, SNGAN energy nf 32, batch 64, bf16", langevin.in_bfloat16(langevin.residual)),
     "langevin-sngan-128": ("Langevin, SNGAN energy nf 128, batch 64", langevin.residual_wide),
+    "langevin-sngan-128-bf16": (
+        "Langevin, SNGAN energy nf 128, batch 64, bf16",
+        langevin.in_bfloat16(langevin.residual_wide),
+    ),
     "resnet9": ("train ResNet-9 width 16, batch 128", classifier.resnet9),
     "resnet18": ("train ResNet-18, batch 128", classifier.resnet18_cifar),
     "hlb": ("train HLB-S, batch 128", classifier.hlb),
-    "diffusion": ("diffusion calls, tiny UNet, batch 32", generative.diffusion),
+    "gradient-matching": ("gradient-matching step, ResNet-9 width 16, 128 poisons", matching.step),
+    "restarts": ("gradient matching, 8 restarts of 128 poisons", matching.restarts),
+    "diffusion": ("diffusion calls, tiny UNet, batch 32", diffusion.tiny),
+    "diffusion-s": ("diffusion calls, UNet S, batch 32", diffusion.size_s),
+    "one-shot": ("one-shot denoising, 53 M UNet, batch 32", diffusion.one_shot),
     "energy-training": ("energy training step, conv nf 32, K 20, batch 64", generative.energy_training),
     "end-to-end": ("purify 1,000 CIFAR-10 images, 20 Langevin steps, file to file", generative.end_to_end),
 }
@@ -80,6 +93,7 @@ def main() -> int:
     except ValueError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
+    keep_memory()  # for both sides: they are one process
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     threads = os.cpu_count() or 1
@@ -88,9 +102,8 @@ def main() -> int:
     torch._inductor.config.compile_threads = 1
     seconds = 0.05 if config.quick else 0.5
     console = Console() if sys.stdout.isatty() else Console(width=190)
-    matmul = _matmul(config.rounds, seconds)
+    peak = functools.cache(lambda precision: _matmul(precision, config.rounds, seconds))
     shared = {
-        "matmul_gflops": matmul,
         "device": records.device(),
         "versions": records.versions() | {name: importlib.metadata.version(name) for name in ("torch", "diffusers")},
         "git": records.git(),
@@ -103,16 +116,18 @@ def main() -> int:
         title, build = ROWS[name]
         with console.status(title):
             row = {"work": title, "row": name} | _measure(build, config, seconds) | shared
+        row["matmul_gflops"] = peak(str(row["precision"]))
         records.append_row(config.out, row)
         rows.append(row)
-    _print(console, rows)
+    print_rows(console, rows)
     return int(any("failed" in row for row in rows))
 
 
-def _matmul(rounds: int, seconds: float) -> dict[str, float]:
-    """GFLOP/s of a float32 matrix product in both libraries: what this machine can give."""
+def _matmul(precision: str, rounds: int, seconds: float) -> dict[str, float]:
+    """GFLOP/s of a matrix product in both libraries: what this machine can give."""
     numbers = np.random.default_rng(0).random((MATMUL_SIZE, MATMUL_SIZE), np.float32)
-    ours, peer, product = jnp.asarray(numbers), torch.from_numpy(numbers), jax.jit(jnp.matmul)
+    ours, peer = jnp.asarray(numbers, precision), torch.from_numpy(numbers).to(getattr(torch, precision))
+    product = jax.jit(jnp.matmul)
     rates = alternate(
         {"jax": lambda: product(ours, ours), "torch": lambda: peer @ peer}, rounds=rounds, seconds=seconds
     )
@@ -125,16 +140,17 @@ def _measure(build: Callable[[bool], Work], config: Config, seconds: float) -> d
     try:
         work = build(config.quick)
     except ValueError as error:
-        return empty | {"variants": {}, "skipped": str(error)}
+        return empty | {"precision": "float32", "variants": {}, "skipped": str(error)}
+    own = {"unit": work.unit, "precision": work.precision}
     expected = work.ours.sample()
     calls, notes, gflop = {"ours": work.ours.call}, {}, None
     for variant in config.variants:
         try:
             peer = work.peers[variant]()
-            check_agreement(variant, expected, peer.sample())
+            check_agreement(variant, expected, peer.sample(), work.tolerance)
             peer.call()
         except DifferentWork as error:
-            return empty | {"unit": work.unit, "variants": {}, "failed": str(error)}
+            return empty | own | {"variants": {}, "failed": str(error)}
         except Exception as error:  # torch.compile fails in many ways; what it says is part of the result
             if variant != "compiled":
                 raise
@@ -145,18 +161,25 @@ def _measure(build: Callable[[bool], Work], config: Config, seconds: float) -> d
             with _Operations() as counter:
                 peer.call()
             gflop = counter.total * 1e-9 / work.items
+    calls |= {_form(name): call for name, call in work.forms.items()}
     disturbance = Disturbance()
     rates = alternate(calls, rounds=config.rounds, seconds=seconds)
     others = disturbance.cores()
     rates = {name: [work.items * rate for rate in each] for name, each in rates.items()}
-    row: dict[str, Any] = {"unit": work.unit, "note": work.note, "cores_of_others": others} | compare(
-        rates.pop("ours"), rates
-    )
+    forms = {name: rates.pop(_form(name)) for name in work.forms}
+    ours = rates.pop("ours")
+    row: dict[str, Any] = own | {"note": work.note, "cores_of_others": others} | compare(ours, rates)
+    if forms:
+        row["forms"] = compare(ours, forms)["variants"]
     for variant, note in notes.items():
         row["variants"][variant] = {"rate": None, "error": note}
     if gflop:
         row |= {"gflop_per_item": gflop, "achieved_gflops": {"ours": gflop * row["ours"], "peer": gflop * row["peer"]}}
     return row
+
+
+def _form(name: str) -> str:
+    return f"ours, {name}"
 
 
 class _Operations(TorchDispatchMode):
@@ -174,52 +197,6 @@ class _Operations(TorchDispatchMode):
         if count is not None:
             self.total += count(*args, **kwargs, out_val=result)
         return result
-
-
-def _print(console: Console, rows: list[dict[str, Any]]) -> None:
-    peak = rows[0]["matmul_gflops"]
-    table = Table(title=f"{rows[0]['device']}, {rows[0]['threads']['jax']} threads, {rows[0]['rounds']} rounds")
-    for heading in ("work", "unit", "ours", *VARIANTS, "ours / best peer", "GFLOP/s"):
-        table.add_column(heading, justify="left" if heading in ("work", "unit") else "right")
-    for row in rows:
-        reason = row.get("skipped") or row.get("failed")
-        if reason:
-            table.add_row(row["work"], "skipped" if "skipped" in row else "FAILED", reason)
-            continue
-        cells = [_variant(row["variants"].get(variant)) for variant in VARIANTS]
-        ratio = f"{row['ratio_median']:.2f} [{row['ratio_min']:.2f} … {row['ratio_max']:.2f}]"
-        miss = "" if row["ratio_median"] >= 0.9 else " missed"
-        achieved = f"{row['achieved_gflops']['ours']:.0f}" if "achieved_gflops" in row else "–"
-        table.add_row(row["work"], row["unit"], _number(row["ours"]), *cells, ratio + miss, achieved)
-    console.print(table)
-    console.print(
-        f"float32 matrix product: JAX {peak['jax']:.0f}, PyTorch {peak['torch']:.0f} GFLOP/s. Beside a PyTorch rate: "
-        "median of ours over it. The last columns: median and range over rounds against the fastest variant, and what "
-        "ours achieves in convolutions and products."
-    )
-    for row in rows:
-        if row.get("note"):
-            console.print(f"{row['work']}: {row['note']}.")
-        for variant, entry in row["variants"].items():
-            if "error" in entry:
-                console.print(f"{row['work']}, {variant}: {entry['error'].splitlines()[0]}", markup=False)
-    disturbed = max(row.get("cores_of_others") or 0.0 for row in rows)
-    if disturbed > 0.1:
-        console.print(
-            f"Other processes used up to {disturbed:.1f} cores, which slows PyTorch more: not a fair comparison."
-        )
-    if rows[0]["quick"]:
-        console.print("--quick: these numbers mean nothing.")
-
-
-def _variant(entry: dict[str, Any] | None) -> str:
-    if entry is None:
-        return "–"
-    return "failed" if entry["rate"] is None else f"{_number(entry['rate'])} ({entry['ratio_median']:.2f})"
-
-
-def _number(rate: float) -> str:
-    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 if __name__ == "__main__":

@@ -40,6 +40,9 @@ class Work:
       ours: our side.
       peers: by variant, what builds that side; it may raise where a variant cannot be had on this machine.
       note: in what the sides differ, if they do.
+      precision: the number type of products and convolutions, "float32" or "bfloat16".
+      tolerance: how far the samples of two sides may lie apart, see `check_agreement`.
+      forms: by name, other ways in which our library does the same work; timed beside `ours`, never the ratio's.
     """
 
     items: int
@@ -47,6 +50,9 @@ class Work:
     ours: Contender
     peers: Mapping[str, Callable[[], Contender]]
     note: str = ""
+    precision: str = "float32"
+    tolerance: float = 1e-3
+    forms: Mapping[str, Callable[[], Any]] = dataclasses.field(default_factory=dict)
 
 
 def check_agreement(name: str, ours: Sequence[np.ndarray], peer: Sequence[np.ndarray], tolerance: float = 1e-3) -> None:
@@ -172,3 +178,26 @@ def compare(ours: Sequence[float], peers: Mapping[str, Sequence[float]]) -> dict
         "peer_variant": best,
         "variants": variants,
     }
+
+
+def bound(row: Mapping[str, Any]) -> str:
+    """What keeps a row behind its best peer, in a few words; "" where the row has no count of operations.
+
+    Both sides are charged the operations of the peer, `gflop_per_item`, and set against the matrix product of their
+    own library. Ours over the peer's rate is then the product of two factors: one matrix product over the other, and
+    the share of its own that each side achieves. The smaller factor is what bounds the row.
+    """
+    if "achieved_gflops" not in row:
+        return ""
+    achieved, peak = row["achieved_gflops"], row["matmul_gflops"]
+    shares = {"ours": achieved["ours"] / peak["jax"], "peer": achieved["peer"] / peak["torch"]}
+    products, use = peak["jax"] / peak["torch"], shares["ours"] / shares["peer"]
+    if products < use:
+        cause = "bound by JAX's matrix product"
+    else:
+        cause = "bound by what is not a large matrix product: narrow convolutions, passes over memory, single threads"
+    return (
+        f"ours {achieved['ours']:.0f} of {peak['jax']:.0f} GFLOP/s ({shares['ours']:.0%} of JAX's {row['precision']} "
+        f"matrix product), {row['peer_variant']} {achieved['peer']:.0f} of {peak['torch']:.0f} ({shares['peer']:.0%} "
+        f"of PyTorch's); factors {products:.2f} of the products and {use:.2f} of their use: {cause}"
+    )

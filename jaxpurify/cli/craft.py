@@ -1,16 +1,12 @@
 """`jaxpurify craft`: makes a poison, and writes the poisoned data set where one is asked for."""
 
 import dataclasses
-import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
 from jaxpurify.cli.options import check_output, check_place, check_seed, check_two_classes, read_options
-
-# Callables, which a spec cannot hold.
-NOT_IN_SPECS = {"trigger", "transform"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +16,18 @@ class Options:
     Attributes:
       attack: e.g. "badnets(count=100)"; `jaxpurify list` shows all with their options.
       source: digits, tfds:NAME/SPLIT, folder:PATH or npz:PATH, each with an optional slice such as [:1000].
-      out: the .npz file of the poison.
-      surrogate: the attacker's classifier, a .safetensors file from `jaxpurify train`.
+      out: the .npz file of the poison, or its folder.
+      format: npz is our own file. benchmark is a folder that the poisoning benchmark reads; it needs --targets, and
+        the indices in it are positions in SOURCE.
+      surrogate: the attacker's classifier, a .safetensors file from `jaxpurify train`; several are an ensemble.
       target: the class that the attacker wants.
+      targets: where the images come from that a targeted attack wants misclassified, such as tfds:cifar10/test.
+      target_index: their positions there.
+      through: a purifier, such as "langevin(steps=150)", that the attacker crafts through.
+      gradient: of --through: exact, truncated (the last --gradient-steps steps only) or straight_through (identity).
+      gradient_steps: how many of the last steps a truncated gradient goes through.
+      gradient_difference: take the second derivatives of energies as differences at this distance, such as 0.01;
+        those of ReLU networks are zero otherwise.
       apply_to: also write the poisoned data set here, as the kind of thing that the source is.
       size: stretch every image to this height and width first.
       seed: of all random numbers.
@@ -32,8 +37,15 @@ class Options:
     attack: tyro.conf.Positional[str]
     source: tyro.conf.Positional[str]
     out: Path
-    surrogate: Path | None = None
+    surrogate: tuple[Path, ...] = ()
     target: int | None = None
+    targets: str | None = None
+    target_index: tuple[int, ...] = ()
+    through: str | None = None
+    gradient: Literal["exact", "truncated", "straight_through"] = "exact"
+    gradient_steps: int = 8
+    gradient_difference: float | None = None
+    format: Literal["npz", "benchmark"] = "npz"
     apply_to: Path | None = None
     size: int | None = None
     seed: int = 0
@@ -44,7 +56,10 @@ def main(arguments: list[str]) -> int | None:
     """Runs the command."""
     options = read_options(Options, arguments, command="craft")
     check_seed(options.seed)
-    check_output(options.out, force=options.force, source=options.source, suffix=".npz")
+    if options.format == "npz":
+        check_output(options.out, force=options.force, source=options.source, suffix=".npz")
+    else:
+        check_place(options.out, force=options.force, source=options.source)
     if options.apply_to is not None:
         check_place(options.apply_to, force=options.force, source=options.source)
         if options.apply_to.resolve() == options.out.resolve():
@@ -52,31 +67,36 @@ def main(arguments: list[str]) -> int | None:
 
     import jax
 
+    from jaxpurify.data.interchange import write_benchmark
     from jaxpurify.data.poison import poison_dataset, save_poison
     from jaxpurify.data.sources import check_save, load_source, save_dataset
+    from jaxpurify.evaluate.crafting import craft
     from jaxpurify.networks.stored import load_network
 
     entry, settings = attack_options(options.attack, options.target)
     if entry.needs_target and "target" not in settings:
         raise ValueError(f"attack {options.attack!r} needs --target, the class that the attacker wants")
-    if entry.needs_surrogate != (options.surrogate is not None):
+    if entry.needs_surrogate != bool(options.surrogate):
         wanted = "needs --surrogate FILE.safetensors" if entry.needs_surrogate else "uses no --surrogate"
         raise ValueError(f"attack {options.attack!r} {wanted}")
-    surrogate = None if options.surrogate is None else load_network(options.surrogate)[0]
+    _check_targets(options, entry)
+    members = tuple(load_network(path)[0] for path in options.surrogate)
     dataset = load_source(options.source, size=options.size)
     check_two_classes(dataset.labels, options.source)
+    targets = None if options.targets is None else _load_targets(options, dataset, settings.get("target"))
+    if entry.needs_targets:
+        settings["targets"] = targets
+    if options.through is not None:
+        settings["transform"] = _purifier(options, dataset.images.shape[1:])
     if options.apply_to is not None:
         check_save(dataset, options.apply_to, force=options.force)
 
-    key = jax.random.key(options.seed)
-    try:
-        if surrogate is None:
-            poison = entry.craft(dataset.images, dataset.labels, key, **settings)
-        else:
-            poison = entry.craft(_apply, surrogate, key, dataset.images, dataset.labels, **settings)
-    except TypeError as error:  # a value of the wrong type, such as epsilon='large'
-        raise ValueError(f"attack {options.attack!r}: {error}") from error
-    save_poison(options.out, poison, force=options.force)
+    surrogate = members if len(members) > 1 else next(iter(members), None)
+    poison = craft(entry, settings, surrogate, dataset, jax.random.key(options.seed))
+    if options.format == "npz":
+        save_poison(options.out, poison, force=options.force)
+    else:
+        write_benchmark(options.out, dataclasses.replace(poison, targets=targets), force=options.force)
     about = ", ".join(f"{name} {value}" for name, value in poison.how.items())
     print(f"{len(poison):,} poisons of {len(dataset):,} images ({about}); {options.out}")
     if options.apply_to is not None:
@@ -91,26 +111,59 @@ def attack_options(spec: str, target: int | None = None) -> tuple[Any, dict[str,
     Raises:
       ValueError: unknown attack, an option that it does not take, or two targets.
     """
-    from jaxpurify.attack.catalogue import named_attack
-    from jaxpurify.evaluate.specs import parse_spec
+    from jaxpurify.evaluate.crafting import attack_of
 
-    part = parse_spec(spec)
-    entry = named_attack(part.name)
-    if part.positional:
-        raise ValueError(f"attack {spec!r}: options are written name=value")
-    parameters = inspect.signature(entry.craft).parameters.values()
-    known = [each.name for each in parameters if each.kind == each.KEYWORD_ONLY and each.name not in NOT_IN_SPECS]
-    unknown = [name for name in part.options if name not in known]
-    if unknown:
-        raise ValueError(f"attack {part.name!r} takes no option {unknown[0]!r}; known: {', '.join(known)}")
-    settings = dict(part.options)
+    entry, settings, through = attack_of(spec)
+    if through:
+        raise ValueError(f"attack {spec!r}: on the command line the purifier is given by --through")
     if target is not None:
         if not entry.needs_target:
-            raise ValueError(f"attack {part.name!r} has no target; leave --target out")
+            raise ValueError(f"attack {spec!r} has no target; leave --target out")
         if settings.setdefault("target", target) != target:
             raise ValueError(f"attack {spec!r} and --target {target} name two targets")
     return entry, settings
 
 
-def _apply(model, images):
-    return model(images)
+def _check_targets(options, entry):
+    """Refuses target images where nothing uses them, and their absence where something does."""
+    needed = entry.needs_targets or options.format == "benchmark"
+    if needed and (options.targets is None or not options.target_index):
+        what = "--format benchmark" if options.format == "benchmark" else f"attack {options.attack!r}"
+        raise ValueError(f"{what} needs --targets SOURCE and --target-index, the images to be misclassified")
+    if not needed and (options.targets is not None or options.target_index):
+        raise ValueError(f"attack {options.attack!r} uses no --targets; --format benchmark does")
+    if options.through is not None and "transform" not in entry.options:
+        raise ValueError(f"attack {options.attack!r} follows no gradient; leave --through out")
+    if options.through is None and _gradient(options) != _gradient(Options):
+        raise ValueError("--gradient and what goes with it are those of --through; name a purifier there")
+
+
+def _load_targets(options, dataset, target):
+    """The images that are to be misclassified, checked against the training set and the class that is wanted."""
+    import numpy as np
+
+    from jaxpurify.data.poison import Targets
+    from jaxpurify.data.sources import load_source
+
+    test = load_source(options.targets, size=options.size)
+    if test.images.shape[1:] != dataset.images.shape[1:]:
+        raise ValueError(
+            f"--targets {options.targets} has images of {test.images.shape[1:]}; "
+            f"those of {options.source} are {dataset.images.shape[1:]}"
+        )
+    chosen = test.select(options.target_index)
+    if target is not None and (chosen.labels == target).any():
+        raise ValueError(f"--target is {target}, but a target image is of that class already; choose another")
+    return Targets(chosen.images, chosen.labels, np.array(options.target_index))
+
+
+def _purifier(options, shape):
+    """The purifier that the attack goes through, with the gradient asked for."""
+    from jaxpurify.evaluate.purifiers import make_purifier
+    from jaxpurify.purify.adaptive import Adaptive
+
+    return Adaptive(make_purifier(options.through, shape), *_gradient(options))
+
+
+def _gradient(options):
+    return options.gradient, options.gradient_steps, options.gradient_difference

@@ -85,7 +85,6 @@ def checked_scenario(options: Options) -> Any:
     Raises:
       ValueError: unknown names, or options that an attack or a purifier does not take.
     """
-    from jaxpurify.cli.craft import attack_options
     from jaxpurify.data.sources import load_source
     from jaxpurify.evaluate.presets import Preset, named_preset
     from jaxpurify.evaluate.purifiers import make_purifier
@@ -101,8 +100,6 @@ def checked_scenario(options: Options) -> Any:
     }
     chosen = dataclasses.replace(chosen, **{name: value for name, value in changed.items() if value is not None})
     scenario = chosen.scenario()
-    for spec in scenario.attacks:
-        attack_options(spec)
     defences = [spec for spec in scenario.defences if spec != NONE]
     if defences:
         shape = load_source(scenario.protocol.train).images.shape[1:]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import contextlib
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 import shlex
@@ -21,10 +22,11 @@ from jaxpurify.cli.progress import progress_display
 from jaxpurify.data.augment import Flip
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.sources import load_source
+from jaxpurify.generate.diffusion import RECIPES as DIFFUSION_RECIPES
 from jaxpurify.generate.diffusion import DiffusionRecipe, train_diffusion
+from jaxpurify.generate.energy import RECIPES as ENERGY_RECIPES
 from jaxpurify.generate.energy import EnergyRecipe, train_energy
 from jaxpurify.networks.stored import save_network
-from jaxpurify.purify.schedule import LINEAR
 from jaxpurify.random import named
 
 RECORD = "run.json"
@@ -58,11 +60,14 @@ class EnergyOptions(Common):
     """Train an energy on clean images, for `langevin`. Killed, the same command continues from its checkpoint.
 
     Attributes:
+      preset: published settings, which other options then change: puregen (the code behind the published weights)
+        or hill (those that the paper prints, after Hill et al.).
       network: conv_energy, residual_energy, or a spec such as "conv_energy(features=64)".
       features: channels of the network's first layer.
       recipe: how it is trained.
     """
 
+    preset: str = "puregen"
     network: str = "conv_energy"
     features: int | None = None
     recipe: Annotated[EnergyRecipe, tyro.conf.arg(name="")] = EnergyRecipe()  # noqa: RUF009 - frozen
@@ -73,15 +78,18 @@ class DiffusionOptions(Common):
     """Train a noise predictor on clean images, for `diffusion`. Killed, the same command continues.
 
     Attributes:
+      preset: published settings, which other options then change: puregen.
       network: unet_s, unet_m, unet_l, or a spec such as "unet(block_channels=(32, 64), attention_levels=(1,))".
       recipe: how it is trained.
     """
 
+    preset: str = "puregen"
     network: str = "unet_s"
     recipe: Annotated[DiffusionRecipe, tyro.conf.arg(name="")] = DiffusionRecipe()  # noqa: RUF009 - frozen
 
 
 KINDS = {"energy": EnergyOptions, "diffusion": DiffusionOptions}
+PRESETS: dict[str, dict[str, Any]] = {"energy": ENERGY_RECIPES, "diffusion": DIFFUSION_RECIPES}
 
 
 def main(arguments: list[str]) -> int | None:
@@ -93,11 +101,9 @@ def main(arguments: list[str]) -> int | None:
     if not arguments or arguments[0] not in KINDS:
         raise ValueError(f"{' '.join(arguments[:1]) or 'nothing'!r} is no kind of model; known: {', '.join(KINDS)}")
     kind, *rest = arguments
-    options = read_options(KINDS[kind], rest, command=f"generate {kind}")
+    options = read_options(_with_recipe(KINDS[kind], _preset(kind, rest)), rest, command=f"generate {kind}")
     check_seed(options.seed)
     check_output(options.out, force=options.force, source=options.source, suffix=".safetensors")
-    if kind == "diffusion" and options.recipe.schedule != LINEAR:
-        raise ValueError(f"schedule {options.recipe.schedule}; stored models are purified with the linear one only")
     dataset = load_source(options.source, size=options.size)
     if len(dataset) < options.recipe.batch_size:
         raise ValueError(f"{len(dataset)} images are fewer than one batch of {options.recipe.batch_size}")
@@ -133,6 +139,28 @@ def main(arguments: list[str]) -> int | None:
     metrics = ", ".join(f"{name} {value:.4g}" for name, value in card["metrics"].items())
     print(f"{kind} model on {len(dataset):,} images: {metrics}; {card['seconds']} s; {options.out}")
     return None
+
+
+def _preset(kind: str, arguments: list[str]) -> Any:
+    """The recipe that `--preset` names: the other options are changes of it, so it is needed before they are read."""
+    name = "puregen"
+    for argument, following in itertools.zip_longest(arguments, arguments[1:]):
+        if argument == "--preset" and following is not None:
+            name = following
+        elif argument.startswith("--preset="):
+            name = argument.removeprefix("--preset=")
+    if name not in PRESETS[kind]:
+        raise ValueError(f"unknown preset {name!r} for a model of kind {kind}; known: {', '.join(PRESETS[kind])}")
+    return PRESETS[kind][name]
+
+
+def _with_recipe(options: type, recipe: Any) -> type:
+    """The same options with another recipe as the one that is used where no flag says otherwise."""
+    (annotation,) = (field.type for field in dataclasses.fields(options) if field.name == "recipe")
+    changed = [("recipe", annotation, dataclasses.field(default=recipe))]
+    return dataclasses.make_dataclass(
+        options.__name__, changed, bases=(options,), frozen=True, namespace={"__doc__": options.__doc__}
+    )
 
 
 def _card(kind, options, dataset: Dataset, arguments, history: dict[str, np.ndarray], seconds: float) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import Any
 from jaxpurify.cli.options import read_options
 
 Section = tuple[str, tuple[str, ...], Sequence[tuple[str, ...]]]
-PROTOCOLS = ("demo", "cpu", "cpu-small", "paper")
+PAPER = ("paper", "paper-hlb", "paper-cinic10", "paper-tiny-imagenet")
+PROTOCOLS = ("demo", "cpu", "cpu-small", *PAPER)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +41,12 @@ def sections() -> list[Section]:
     """Title, column names and rows of every kind of name, as the catalogues hold them."""
     from jaxpurify.attack.catalogue import ATTACKS
     from jaxpurify.cli.network import constructor_parameters
+    from jaxpurify.evaluate.crafting import NOT_IN_SPECS
     from jaxpurify.evaluate.presets import PRESETS as SCENARIOS
     from jaxpurify.evaluate.protocol import protocol
     from jaxpurify.evaluate.purifiers import PRESETS, PURIFIERS
+    from jaxpurify.generate.diffusion import RECIPES as DIFFUSION_RECIPES
+    from jaxpurify.generate.energy import RECIPES as ENERGY_RECIPES
     from jaxpurify.networks.catalogue import NETWORKS
     from jaxpurify.train.schedule import SCHEDULES
     from jaxpurify.weights.catalogue import BUNDLED, load_weights
@@ -52,7 +56,7 @@ def sections() -> list[Section]:
             name,
             attack.summary,
             "needs --surrogate" if attack.needs_surrogate else "",
-            _options(attack.craft, {"apply", "params", "key", "images", "labels", "trigger", "transform"}),
+            _options(attack.craft, {"apply", "params", "key", "images", "labels", *NOT_IN_SPECS}),
             attack.source,
         )
         for name, attack in ATTACKS.items()
@@ -65,6 +69,11 @@ def sections() -> list[Section]:
         (name, preset.protocol, ", ".join(preset.attacks), ", ".join(preset.defences))
         for name, preset in SCENARIOS.items()
     ]
+    recipes = [
+        (f"{kind} {name}", _settings(recipe))
+        for kind, known in (("energy", ENERGY_RECIPES), ("diffusion", DIFFUSION_RECIPES))
+        for name, recipe in known.items()
+    ]
     known = (protocol(name) for name in PROTOCOLS)
     protocols = [(each.name, each.train, each.test, f"{each.victim}, {each.recipe.epochs} epochs") for each in known]
     return [
@@ -73,6 +82,7 @@ def sections() -> list[Section]:
         ("Purifier presets", ("name", "stands for"), list(PRESETS.items())),
         ("Scenario presets (evaluate --preset)", ("name", "protocol", "attacks", "defences"), scenarios),
         ("Protocols", ("name", "trains on", "tests on", "victim"), protocols),
+        ("Training presets (generate --preset)", ("name", "settings"), recipes),
         ("Networks", ("name", "options"), networks),
         ("Learning-rate schedules", ("name",), [(name,) for name in SCHEDULES]),
         ("Bundled weights", ("name", "kind", "images", ""), weights),
@@ -100,6 +110,12 @@ def _purifier_options(name: str) -> str:
     own = _options(PURIFIERS[name], {"shape"})
     more = _options(struct, {"energy", "noise", "schedule"}) if struct is not None else ""
     return ", ".join(part for part in (more, own) if part)
+
+
+def _settings(recipe: Any) -> str:
+    """The settings of a recipe that are plain numbers and words."""
+    fields = ((field.name, getattr(recipe, field.name)) for field in dataclasses.fields(recipe))
+    return ", ".join(f"{name}={_short(value)}" for name, value in fields if isinstance(value, int | float | str))
 
 
 def _short(value: Any) -> str:

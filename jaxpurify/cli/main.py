@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 import sys
 
+from jaxpurify.cli.memory import keep_memory
+
 COMMANDS = {
     "demo": "the main job on scanned digits: poison, purify, train, report",
     "purify": "clean a data set with a purifier",
@@ -35,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"jaxpurify: unknown command {name!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     _prepare_jax()
+    keep_memory()
     try:
         # Imported only now: most commands need JAX, whose import takes seconds.
         command = importlib.import_module(f"jaxpurify.cli.{FILES.get(name, name)}")

@@ -35,9 +35,9 @@ def check_place(path: Path, *, force: bool = False, source: str = "") -> None:
       source: the source string that is read; `path` must neither lie in it nor replace it.
     """
     from jaxpurify.data.destination import check_destination
+    from jaxpurify.data.sources import source_path
 
-    kind, _, rest = source.partition(":")
-    check_destination(path, force=force, source=Path(rest) if kind in ("folder", "npz") and rest else None)
+    check_destination(path, force=force, source=source_path(source))
     place = _existing_parent(path)
     if not os.access(place, os.W_OK):
         raise ValueError(f"{path} cannot be written: no permission to write in {place}")

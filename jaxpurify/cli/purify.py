@@ -114,7 +114,7 @@ def _energies(energy: Any, images: Any, what: str, progress: Report) -> Any:
     """The energy of every stored image, a part after the other so that progress is seen."""
     import numpy as np
 
-    from jaxpurify.evaluate.exhibits import energies
+    from jaxpurify.purify.filter import energies
 
     values = np.zeros(len(images), np.float32)
     for start in range(0, len(images), ENERGY_PART):

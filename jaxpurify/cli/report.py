@@ -1,4 +1,7 @@
-"""`jaxpurify report`: the results table of existing rows, on the terminal, as Markdown or as an HTML page."""
+"""`jaxpurify report`: the results table of existing rows, on the terminal, as Markdown or as an HTML page.
+
+`jaxpurify report purifier` is in a file of its own.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -11,6 +14,8 @@ from jaxpurify.cli.options import check_output, read_options
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Print the results table of rows that are there already; nothing is run.
+
+    `jaxpurify report purifier SOURCE --poison FILE.npz --purifier SPEC --out PAGE.html` measures a purifier instead.
 
     Attributes:
       results: a results.jsonl file, or the folder that holds it.
@@ -27,6 +32,10 @@ class Options:
 
 def main(arguments: list[str]) -> int | None:
     """Runs the command."""
+    if arguments[:1] == ["purifier"]:
+        from jaxpurify.cli import report_purifier
+
+        return report_purifier.main(arguments[1:])
     options = read_options(Options, arguments, command="report")
     path = options.results / "results.jsonl" if options.results.is_dir() else options.results
     if options.out is not None:

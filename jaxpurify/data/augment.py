@@ -98,6 +98,40 @@ class Shift:
 
 
 @struct
+class ContinuousShift:
+    """Moves by a real number of pixels on each axis, bilinearly, and mirrors half of the images: one warp.
+
+    The augmentation through which gradient matching crafts (Witches' Brew, arXiv:2009.02276, published code) and with
+    which its victims train: shifts uniform in [-pixels, pixels], then left and right exchanged with probability 1/2.
+
+    Args:
+      pixels: the largest shift: 4 for 32 × 32, 2 for 28 × 28, 8 for 64 × 64, 28 for 224 × 224.
+      fill: what comes in, a number in [0, 1] or one a channel [C]. The published code pads with zeros after
+        normalisation, so that its fill is the mean colour of the data set.
+      flip: whether images are mirrored at all.
+    """
+
+    pixels: int = static(default=4)
+    fill: float | Float[Array, "channels"] = 0.5
+    flip: bool = static(default=True)
+
+    def __post_init__(self):
+        if self.pixels < 0:
+            raise ValueError(f"pixels is {self.pixels}; it must be 0 or more")
+
+    def __call__(self, keys: Keys, images: Images) -> Images:
+        return self.warp(uniform(keys, (3,)), images)
+
+    def warp(self, numbers: Float[Array, "batch 3"], images: Images) -> Images:
+        """The warp that belongs to numbers in [0, 1): across, down, and mirrored where the third is above 1/2."""
+        if self.flip:
+            images = jnp.where(numbers[:, 2, None, None, None] > 0.5, images[:, :, ::-1], images)
+        fill = jnp.broadcast_to(jnp.asarray(self.fill, images.dtype), images.shape[3:]).reshape(1, 1, 1, -1)
+        moves = (numbers[:, 1::-1] * 2.0 - 1.0) * self.pixels
+        return shift(images - fill, moves, self.pixels, "zero") + fill
+
+
+@struct
 class Compose:
     """Applies `stages` in turn; stage i sees the keys folded with i."""
 

@@ -1,5 +1,6 @@
 """A folder of images, one sub-folder a class; what photographs and scraped sets usually look like."""
 
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -30,27 +31,50 @@ def read_folder(path: str | Path, rows: slice = slice(None), *, size: int | None
     """
     check_size(size)
     root = Path(path)
+    classes, labelled = class_files(root)
+    chosen = labelled[rows]
+    if not chosen:
+        raise ValueError(f"the slice selects none of the {len(labelled)} images in {path}")
+    names = tuple(file.relative_to(root).as_posix() for file, _ in chosen)
+    images = read_files([file for file, _ in chosen], names, size=size)
+    labels = np.array([label for _, label in chosen], np.int32)
+    return Dataset(images, labels, classes, names, source=f"folder:{path}")
+
+
+def class_files(root: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
+    """The sorted class folders below `root`, and every image in them with its label.
+
+    Raises:
+      ValueError: as `read_folder` does for what is missing or in the wrong place.
+    """
     if not root.is_dir():
-        raise ValueError(f"{path} is not a folder; folder: needs a path with one sub-folder a class")
+        raise ValueError(f"{root} is not a folder; folder: needs a path with one sub-folder a class")
     classes = tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not _hidden(entry)))
     for entry in sorted(root.iterdir()):
         if _is_image(entry):
-            raise ValueError(f"{entry} lies outside of a class folder; images are expected at {path}/CLASS/IMAGE")
+            raise ValueError(f"{entry} lies outside of a class folder; images are expected at {root}/CLASS/IMAGE")
     files = [_files(root / name) for name in classes]
     if not classes:
-        raise ValueError(f"{path} has no class folders; images are expected at {path}/CLASS/IMAGE")
+        raise ValueError(f"{root} has no class folders; images are expected at {root}/CLASS/IMAGE")
     for name, inside in zip(classes, files, strict=True):
         if not inside:
             raise ValueError(f"class folder {root / name} holds no images ({' '.join(_READ)})")
     if len(classes) < 2:
-        raise ValueError(f"{path} has only one class, {classes[0]!r}; at least two class folders are needed")
-    labelled = [(file, label) for label, inside in enumerate(files) for file in inside][rows]
-    names = tuple(file.relative_to(root).as_posix() for file, _ in labelled)
-    images = [decode(_bytes(file), str(file), size=size) for file, _ in labelled]
-    if not images:
-        raise ValueError(f"the slice selects none of the {sum(map(len, files))} images in {path}")
-    labels = np.array([label for _, label in labelled], np.int32)
-    return Dataset(stack(images, names), labels, classes, names, source=f"folder:{path}")
+        raise ValueError(f"{root} has only one class, {classes[0]!r}; at least two class folders are needed")
+    return classes, [(file, label) for label, inside in enumerate(files) for file in inside]
+
+
+def read_files(
+    files: Sequence[Path], names: Sequence[str], *, size: int | None = None, colour: bool = False
+) -> np.ndarray:
+    """The images in `files` as uint8 [N, H, W, C], stretched to `size`; with `colour` grey ones become RGB.
+
+    Without `colour` they do so only if another image has colour. `names` are for the error when sizes differ.
+    """
+    images = [decode(_bytes(file), str(file), size=size) for file in files]
+    if colour:
+        images = [np.repeat(image, 3 // image.shape[-1], -1) for image in images]
+    return stack(images, names)
 
 
 def write_folder(dataset: Dataset, destination: Path, *, force: bool = False, source: Path | None = None) -> None:

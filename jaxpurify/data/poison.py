@@ -1,4 +1,4 @@
-"""Poisons as records, triggers as callables, and the one place that writes poisons into training data."""
+"""Poisons as records, and the one place that writes poisons into training data."""
 
 import dataclasses
 import json
@@ -7,58 +7,18 @@ from typing import Any
 import zipfile
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 import numpy as np
 
 from jaxpurify.data.dataset import Dataset, check_images, check_labels
 from jaxpurify.data.destination import replacing
 from jaxpurify.data.image import to_float, to_uint8
-from jaxpurify.struct import struct
-from jaxpurify.types import Images
+from jaxpurify.data.triggers import TRIGGERS as TRIGGERS
+from jaxpurify.data.triggers import AdditiveTrigger as AdditiveTrigger
+from jaxpurify.data.triggers import PatchTrigger as PatchTrigger
+from jaxpurify.data.triggers import WarpTrigger as WarpTrigger
+from jaxpurify.data.triggers import check_fits
 
 _TRIGGER_BATCH = 1000
-
-
-@struct
-class AdditiveTrigger:
-    """clip(x + scale · delta, 0, 1) for images x in [0, 1]; `delta` [H, W, C] in the same units.
-
-    Adversarial and Narcissus triggers (arXiv:2204.05255); `scale` above 1 is the amplified trigger at test time.
-    """
-
-    delta: Float[Array | np.ndarray, "height width channels"]
-    scale: float | Float[Array | np.ndarray, ""] = 1.0
-
-    def __call__(self, images: Images) -> Images:
-        return jnp.clip(images + self.scale * jnp.asarray(self.delta)[None], 0.0, 1.0)
-
-    def scaled(self, scale: float) -> "AdditiveTrigger":
-        """The same trigger, `scale` times as strong as it is now."""
-        return AdditiveTrigger(self.delta, self.scale * scale)
-
-
-@struct
-class PatchTrigger:
-    """(1 - mask) · x + mask · pattern (BadNets, arXiv:1708.06733, with a 0/1 mask; blended with a fractional one).
-
-    `pattern` [H, W, C] and `mask` [H, W, 1], both in [0, 1].
-    """
-
-    pattern: Float[Array | np.ndarray, "height width channels"]
-    mask: Float[Array | np.ndarray, "height width 1"]
-
-    def __call__(self, images: Images) -> Images:
-        mask = jnp.asarray(self.mask)[None]
-        return (1.0 - mask) * images + mask * jnp.asarray(self.pattern)[None]
-
-    def scaled(self, scale: float) -> "PatchTrigger":
-        """The trigger itself; a patch has no strength, so any other scale than 1 is refused."""
-        if scale != 1.0:
-            raise ValueError(f"a patch trigger cannot be scaled by {scale}; only additive triggers have a strength")
-        return self
-
-
-TRIGGERS = {"AdditiveTrigger": AdditiveTrigger, "PatchTrigger": PatchTrigger}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -192,10 +152,7 @@ def triggered_test_set(dataset: Dataset, poison: Poison, *, scale: float = 1.0) 
         dataset = dataset.select(dataset.labels != poison.target)
     if len(dataset) == 0:
         raise ValueError(f"no test image has another label than the target {poison.target}")
-    for field in ("delta", "pattern"):
-        shape = getattr(trigger, field, np.empty(dataset.images.shape[1:])).shape
-        if shape != dataset.images.shape[1:]:
-            raise ValueError(f"trigger of shape {shape} does not fit images of shape {dataset.images.shape[1:]}")
+    check_fits(trigger, dataset.images.shape[1:])
     images = np.empty_like(dataset.images)
     for start in range(0, len(dataset), _TRIGGER_BATCH):
         rows = slice(start, start + _TRIGGER_BATCH)

@@ -1,4 +1,4 @@
-"""Where images come from, as one string: `digits/train`, `tfds:cifar10/train[:10000]`, `folder:PATH`, `npz:PATH`."""
+"""Where images come from, as one string: `digits/train`, `tfds:cifar10/train[:10000]`, `folder:PATH`, `npz:PATH`, …"""
 
 from collections.abc import Callable
 import dataclasses
@@ -7,11 +7,13 @@ import re
 
 import numpy as np
 
+from jaxpurify.data.cinic10 import read_cinic10
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.decode import check_size, resize
 from jaxpurify.data.destination import check_destination
 from jaxpurify.data.folder import read_folder, write_folder
 from jaxpurify.data.npz import read_npz, write_npz
+from jaxpurify.data.tiny_imagenet import read_tiny_imagenet
 
 _SLICE = re.compile(r"\[([^\[\]]*:[^\[\]]*)\]$")
 
@@ -20,8 +22,9 @@ def load_source(source: str, *, size: int | None = None) -> Dataset:
     """Reads labelled images from a source string.
 
     `digits` or one of its splits (`digits/public`, `digits/train`, `digits/test`), `tfds:NAME/SPLIT`, `folder:PATH`
-    (one sub-folder a class) or `npz:PATH`, each with an optional slice
-    at its end: `[:500]`, `[500:]`, `[-100:]`, `[10:20]`, with the meaning it has in Python, without a step.
+    (one sub-folder a class), `npz:PATH`, `cinic10:PATH/SPLIT` or `tiny-imagenet:PATH/SPLIT` (both as published and
+    unpacked), each with an optional slice at its end: `[:500]`, `[500:]`, `[-100:]`, `[10:20]`, with the meaning it
+    has in Python, without a step.
 
     Args:
       source: the source string; the data set remembers it.
@@ -43,9 +46,10 @@ def load_source(source: str, *, size: int | None = None) -> Dataset:
 def save_dataset(dataset: Dataset, destination: Path, *, force: bool = False) -> str:
     """Writes `dataset` as the kind of thing that it was read from, losslessly, and returns its new source string.
 
-    A folder becomes a folder of PNGs with the same class folders and stems; .npz and `digits` become one .npz
-    file; a TFDS data set becomes a TFDS directory with that one split, found with TFDS_DATA_DIR=`destination`.
-    It is written beside `destination` and renamed at the end: after an error nothing is left behind.
+    A folder becomes a folder of PNGs with the same class folders and stems, and so do CINIC-10 and Tiny-ImageNet;
+    .npz and `digits` become one .npz file; a TFDS data set becomes a TFDS directory with that one split, found with
+    TFDS_DATA_DIR=`destination`. It is written beside `destination` and renamed at the end: after an error nothing
+    is left behind.
 
     Raises:
       ValueError: `destination` exists and `force` is not given, or may not be replaced, or overlaps the source.
@@ -54,8 +58,8 @@ def save_dataset(dataset: Dataset, destination: Path, *, force: bool = False) ->
     destination = Path(destination)
     check_save(dataset, destination, force=force)
     kind, rest, rows = parse_source(dataset.source) if dataset.source else ("npz", "", slice(None))
-    if kind == "folder":
-        write_folder(dataset, destination, force=force, source=Path(rest))
+    if kind in _FOLDERS:
+        write_folder(dataset, destination, force=force, source=_path(kind, rest))
         return f"folder:{destination}"
     if kind == "tfds":
         from jaxpurify.data.tfds import write_tfds  # importing TFDS takes about a second
@@ -71,7 +75,7 @@ def check_save(dataset: Dataset, destination: Path, *, force: bool = False) -> N
     kind, rest, _ = parse_source(dataset.source) if dataset.source else ("npz", "", slice(None))
     destination = Path(destination)
     check_destination(destination, force=force, source=_path(kind, rest))
-    if kind not in ("folder", "tfds") and destination.is_dir():
+    if kind not in (*_FOLDERS, "tfds") and destination.is_dir():
         raise ValueError(f"{destination} is a folder; {kind} images are written to one .npz file")
 
 
@@ -99,9 +103,16 @@ def _parse_slice(text: str, source: str) -> slice:
     return slice(*(int(bound) if bound else None for bound in bounds))
 
 
+def source_path(source: str) -> Path | None:
+    """The file or folder behind a source string, which must not be overwritten; None for digits and TFDS."""
+    kind, _, rest = _SLICE.sub("", source).partition(":")
+    return _path(kind, rest) if rest else None
+
+
 def _path(kind: str, rest: str) -> Path | None:
-    """The file or folder that must not be overwritten; TFDS knows its own."""
-    return Path(rest) if kind in ("folder", "npz") else None
+    if kind == "cinic10" and Path(rest).name in ("imagenet", "cifar10"):
+        return Path(rest).parent
+    return Path(rest) if kind in (*_FOLDERS, "npz") else None
 
 
 def _digits(rest: str, rows: slice, size: int | None) -> Dataset:
@@ -124,9 +135,20 @@ def _npz(rest: str, rows: slice, size: int | None) -> Dataset:
     return read_npz(rest, rows)
 
 
+def _cinic10(rest: str, rows: slice, size: int | None) -> Dataset:
+    return read_cinic10(rest, rows, size=size)
+
+
+def _tiny_imagenet(rest: str, rows: slice, size: int | None) -> Dataset:
+    return read_tiny_imagenet(rest, rows, size=size)
+
+
+_FOLDERS = ("folder", "cinic10", "tiny-imagenet")
 _READERS: dict[str, Callable[[str, slice, int | None], Dataset]] = {
     "digits": _digits,
     "tfds": _tfds,
     "folder": _folder,
     "npz": _npz,
+    "cinic10": _cinic10,
+    "tiny-imagenet": _tiny_imagenet,
 }

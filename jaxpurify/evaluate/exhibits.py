@@ -3,29 +3,21 @@
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxpurify.data.image import to_float
+from jaxpurify.data.dataset import Dataset
+from jaxpurify.data.poison import Poison, poison_dataset
+from jaxpurify.evaluate.purified import purify_key
 from jaxpurify.evaluate.purifiers import energy_for, make_purifier
 from jaxpurify.evaluate.scenario import NONE, Scenario, kept_poison
+from jaxpurify.evaluate.statistics import auroc
 from jaxpurify.purify.dataset import purify
-from jaxpurify.random import named
-from jaxpurify.types import Energy, StoredImages
+from jaxpurify.purify.filter import TopEnergy, energies, highest
+from jaxpurify.types import Purifier
 from jaxpurify.weights.catalogue import BUNDLED
 
 SHOWN = 6
 MEASURED = 200
-
-
-def energies(energy: Energy, images: StoredImages, *, batch_size: int = 200) -> np.ndarray:
-    """The energy [N] of stored images [N, H, W, C]; low means natural."""
-    parts = []
-    for start in range(0, len(images), batch_size):
-        rows = np.resize(np.arange(start, min(start + batch_size, len(images))), batch_size)
-        parts.append(np.asarray(_energies(energy, images[rows]))[: len(images) - start])
-    return np.concatenate(parts)
 
 
 def exhibits(scenario: Scenario, directory: Path | str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -54,23 +46,32 @@ def exhibits(scenario: Scenario, directory: Path | str) -> tuple[list[dict[str, 
         for defence in scenario.defences:
             if defence == NONE:
                 continue
-            key = named(jax.random.key(seed), f"purify {defence}")
-            index = poison.index[rows]
-            purified = purify(make_purifier(defence, shape), poisoned, key=key, index=index, batch_size=len(rows))
+            poisoned_set = poison_dataset(train, poison)
+            purified = _purified(make_purifier(defence, shape), poisoned_set, poison, rows, purify_key())
             series[defence] = purified
             grids.append({
                 "title": f"{attack}: poisons before and after {defence}",
                 "before": poisoned[:SHOWN], "after": purified[:SHOWN], "captions": captions,
             })  # fmt: skip
         if energy is not None:
+            measured_energies = {name: energies(energy, images) for name, images in series.items()}
+            area = auroc(measured_energies["clean"], measured_energies["poisoned"])
             histograms.append({
-                "title": f"Energies, {attack}",
+                "title": f"Energies, {attack}: AUROC of poisoned above clean {area:.3f}",
                 "label": "energy (low means natural)",
-                "series": {name: energies(energy, images) for name, images in series.items()},
+                "series": measured_energies,
             })  # fmt: skip
     return grids, histograms
 
 
-@jax.jit
-def _energies(energy, images):
-    return energy(to_float(jnp.asarray(images)))
+def _purified(purifier: Purifier, poisoned: Dataset, poison: Poison, rows: np.ndarray, key: Any) -> np.ndarray:
+    """The poisons at `rows` as the defence left them; a filter ranks the whole data set for that."""
+    images, index = poison.images[rows].copy(), poison.index[rows]
+    changed = np.arange(len(rows))
+    if isinstance(purifier, TopEnergy):
+        if not purifier.compat:
+            top = highest(energies(purifier.energy, poisoned.images), purifier.fraction)
+            changed = np.flatnonzero(np.isin(index, top))
+        purifier = purifier.purifier
+    images[changed] = purify(purifier, images[changed], key=key, index=index[changed], batch_size=len(rows))
+    return images

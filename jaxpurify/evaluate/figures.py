@@ -90,13 +90,10 @@ def histogram(series: Mapping[str, Any], *, label: str, scheme: str = "light") -
     everything = np.concatenate(list(finite.values()) or [np.zeros(0)])
     if not everything.size:
         raise ValueError(f"histogram {label!r} has no finite values; expected at least one number")
-    text, line = INK[scheme]
-    edges = bin_edges(everything)
-    figure = Figure(figsize=(5.4, 2.7), dpi=200, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    figure.patch.set_alpha(0)
-    axes = figure.add_subplot()
-    axes.patch.set_alpha(0)
+    # Bars of single images say nothing: few images get wide bins.
+    largest = max(values.size for values in finite.values())
+    edges = bin_edges(everything, bins=min(BINS, max(12, round(2 * largest**0.5))))
+    figure, axes = empty_chart(scheme, label, "share of images")
     for position, (name, values) in enumerate(finite.items()):
         if not values.size:
             continue
@@ -106,21 +103,39 @@ def histogram(series: Mapping[str, Any], *, label: str, scheme: str = "light") -
         axes.stairs(counts / values.size, edges, fill=True, color=colour, alpha=0.22, linewidth=0)
         axes.stairs(counts / values.size, edges, color=colour, linewidth=1.4, linestyle=style, label=name)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel(label, color=text, fontsize=9)
-    axes.set_ylabel("share of images", color=text, fontsize=9)
-    axes.tick_params(colors=text, labelsize=8, length=0)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+    return chart_png(figure, len(finite), scheme)
+
+
+def empty_chart(scheme: str, across: str, up: str) -> tuple[Figure, Any]:
+    """A transparent figure and its axes, with their names, for a `light` or `dark` page."""
+    text, line = INK[scheme]
+    figure = Figure(figsize=(5.4, 2.7), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    axes.set_xlabel(across, color=text, fontsize=9)
+    axes.set_ylabel(up, color=text, fontsize=9)
+    axes.tick_params(colors=text, labelsize=8, length=0)
     axes.grid(axis="y", color=line, linewidth=0.7)
     axes.set_axisbelow(True)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(line)
-    if len(finite) > 1:
+    return figure, axes
+
+
+def chart_png(figure: Figure, series: int, scheme: str) -> bytes:
+    """The figure as PNG, with a legend above it if there are several series."""
+    if series > 1:
+        columns = series if series <= 3 else 2
+        colour = INK[scheme][0]
         figure.legend(
-            loc="outside upper left", ncols=len(finite), frameon=False, labelcolor=text, fontsize=9, borderaxespad=0
+            loc="outside upper left", ncols=columns, frameon=False, labelcolor=colour, fontsize=9, borderaxespad=0
         )
     buffer = io.BytesIO()
-    canvas.print_png(buffer, metadata={"Software": None})
+    figure.canvas.print_png(buffer, metadata={"Software": None})  # pyrefly: ignore[missing-attribute]
     return buffer.getvalue()
 
 
@@ -136,12 +151,12 @@ def histogram_figure(series: Mapping[str, Any], *, label: str, caption: str = ""
     )
 
 
-def bin_edges(values: np.ndarray) -> np.ndarray:
-    """Edges of about 50 bins. Whole numbers get bins of equally many of them, or the bars would beat like a comb."""
+def bin_edges(values: np.ndarray, *, bins: int = BINS) -> np.ndarray:
+    """Edges of about `bins` bins. Whole numbers get bins of equally many, or the bars would beat like a comb."""
     low, high = values.min(), values.max()
     if np.any(values != np.round(values)):
-        return np.histogram_bin_edges(values, bins=BINS)
-    width = max(1, -(-int(high - low + 1) // BINS))
+        return np.histogram_bin_edges(values, bins=bins)
+    width = max(1, -(-int(high - low + 1) // bins))
     return np.arange(low - 0.5, high + width + 0.5, width)
 
 

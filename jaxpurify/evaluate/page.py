@@ -24,7 +24,7 @@ h2{font-size:1.12rem;letter-spacing:-.01em;margin:0 0 14px}
 section{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:22px 24px;margin-top:20px}
 section>ul.notes{margin:0;padding-left:1.2em;max-width:80ch}
 .legend{color:var(--soft);font-size:.84rem;max-width:92ch;margin:12px 0 0}
-.legend+.grid{margin-top:14px}
+.legend+.grid,.legend+.charts{margin-top:14px}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin-top:20px}
 .tile{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:12px 16px;min-width:0}
 .tile b{display:block;font-size:1.32rem;letter-spacing:-.01em;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}

@@ -6,20 +6,26 @@ from typing import Any
 from jaxpurify.evaluate.specs import Spec, parse_specs
 from jaxpurify.purify.combine import Average, Identity, Repeat, chain
 from jaxpurify.purify.diffusion import Diffusion
+from jaxpurify.purify.filter import TopEnergy, check_filters
 from jaxpurify.purify.jpeg import Jpeg
 from jaxpurify.purify.langevin import Langevin
+from jaxpurify.purify.schedule import Schedule
 from jaxpurify.types import Energy, Purifier
 from jaxpurify.weights.catalogue import bundled_for, load_weights
 
 Shape = tuple[int, ...]
 
-# Those called puregen have the published settings (PureGen, arXiv:2405.18627) with the weights for the image size;
-# those called digits were chosen for the bundled models of 8 x 8 pixels.
+# Those called puregen have the published settings (PureGen, arXiv:2405.18627) with the weights for the image size.
+# For Reps its table prints [10, 50, 5] and its appendix 7 repetitions; the table is followed. 125 timesteps, as in
+# Filt, are also the published ones for transfer learning and for ε = 16/255. Those called digits were chosen for the
+# bundled models of 8 x 8 pixels.
 PRESETS: dict[str, str] = {
     "puregen-ebm": "langevin(steps=150)",
     "puregen-ddpm": "diffusion(timestep=75)",
     "puregen-naive": "langevin(steps=150)|diffusion(timestep=75)",
     "puregen-reps": "repeat('langevin(steps=10)|diffusion(timestep=50)', 5)",
+    "puregen-filt": "filt('diffusion(timestep=125)', fraction=0.5)",
+    "puregen-filt-compat": "filt('diffusion(timestep=125)', fraction=0.5, compat=True)",
     "digits-ebm": "langevin(steps=150)",
     "digits-ddpm": "diffusion(timestep=75, steps=15)",
     "digits-both": "langevin(steps=75)|diffusion(timestep=50, steps=10)",
@@ -31,13 +37,17 @@ def make_purifier(spec: str, shape: Shape) -> Purifier:
 
     Args:
       spec: a preset, or purifiers joined by `|`, such as `langevin(steps=150)|diffusion(timestep=75)`. Models are
-        the bundled ones for the shape, or `weights='FILE.safetensors'`.
+        the bundled ones for the shape, or `weights='FILE.safetensors'`. `diffusion` uses the noise schedule that
+        its weights were trained with; `schedule='cosine'` or `'linear'` says otherwise. `filt` ranks by an energy and
+        must be the outermost purifier.
 
     Raises:
       ValueError: unknown names (the known ones are listed), options or values; no weights for the shape.
     """
     stages = [_stage(part, shape) for part in parse_specs(PRESETS.get(spec.strip(), spec))]
-    return stages[0] if len(stages) == 1 else chain(*stages)
+    purifier = stages[0] if len(stages) == 1 else chain(*stages)
+    check_filters(purifier)
+    return purifier
 
 
 def energy_for(shape: Shape, weights: str | None = None) -> Energy:
@@ -71,9 +81,13 @@ def _langevin(shape: Shape, *, weights: str | None = None, **options: Any) -> Pu
     return Langevin(energy, **{**card.get("langevin", {}), **options})
 
 
-def _diffusion(shape: Shape, *, weights: str | None = None, **options: Any) -> Purifier:
+def _diffusion(shape: Shape, *, weights: str | None = None, schedule: str | None = None, **options: Any) -> Purifier:
     noise, card = load_weights(weights or bundled_for("noise", shape))
-    purifier = Diffusion(noise, **{**card.get("diffusion", {}), **options})
+    trained_with = Schedule(**card.get("recipe", {}).get("schedule", {}))
+    if schedule is not None and schedule != trained_with.kind:
+        trained_with = Schedule(kind=schedule)
+    settings: dict[str, Any] = {**card.get("diffusion", {}), **options}
+    purifier = Diffusion(noise, schedule=trained_with, **settings)
     trained = card.get("max_timestep")
     if trained is not None and purifier.timestep > trained:
         raise ValueError(f"timestep={purifier.timestep}; these weights were trained up to timestep {trained}")
@@ -88,6 +102,12 @@ def _average(shape: Shape, spec: str, count: int = 4, kind: str = "mean") -> Pur
     return Average(make_purifier(spec, shape), count, kind)
 
 
+def _filt(
+    shape: Shape, spec: str, fraction: float = 0.5, compat: bool = False, *, weights: str | None = None
+) -> Purifier:
+    return TopEnergy(energy_for(shape, weights), make_purifier(spec, shape), fraction, compat)
+
+
 PURIFIERS: dict[str, Callable[..., Purifier]] = {
     "identity": _identity,
     "jpeg": _jpeg,
@@ -95,4 +115,5 @@ PURIFIERS: dict[str, Callable[..., Purifier]] = {
     "diffusion": _diffusion,
     "repeat": _repeat,
     "average": _average,
+    "filt": _filt,
 }

@@ -3,30 +3,28 @@
 from collections.abc import Callable
 import dataclasses
 import functools
-import inspect
 from pathlib import Path
-import shutil
 import time
 from typing import Any
 
 import jax
+from jaxtyping import Array, Key
 import numpy as np
 
-from jaxpurify.attack.catalogue import named_attack
-from jaxpurify.data.dataset import Dataset
-from jaxpurify.data.poison import Poison, load_poison, poison_dataset, save_poison, triggered_test_set
-from jaxpurify.data.sources import load_source
-from jaxpurify.evaluate.metrics import natural_accuracy, poison_success
+from jaxpurify.data.poison import Poison, load_poison, poison_dataset, save_poison
+from jaxpurify.evaluate.crafting import adaptive_purifier, attack_of, choose_targets, craft
+from jaxpurify.evaluate.metrics import natural_accuracy
+from jaxpurify.evaluate.models import Models
 from jaxpurify.evaluate.protocol import Protocol
+from jaxpurify.evaluate.purified import purified_poisoned
 from jaxpurify.evaluate.purifiers import make_purifier
-from jaxpurify.evaluate.specs import parse_spec
+from jaxpurify.evaluate.victims import TRAININGS, attack_success
 from jaxpurify.networks.freeze import Frozen
-from jaxpurify.networks.stored import load_network, save_network
-from jaxpurify.purify.dataset import purify
 from jaxpurify.random import named
 from jaxpurify.records import append_row, finished, make_row, run_id
 
 NONE = "none"
+SETTINGS = ("attacks", "defences", "seeds", "trigger_scale", "targets", "training", "surrogates")
 Progress = Callable[[str, int, int], None]
 
 
@@ -40,6 +38,10 @@ class Scenario:
       defences: purifier specs; `none` is the undefended control.
       seeds: each is one poison and one victim. The target class is seed mod classes.
       trigger_scale: strength of additive triggers at test, times that in training.
+      targets: images of one class that a targeted attack is after, drawn from the test set by the seed.
+      training: of victims: `scratch`; `linear`: a new last layer on the attacker's own features, which are kept;
+        `fine-tune`: a new last layer, and then all of that network at a hundredth of the learning rate.
+      surrogates: models of the attacker; more than one are an ensemble.
     """
 
     protocol: Protocol
@@ -47,37 +49,51 @@ class Scenario:
     defences: tuple[str, ...]
     seeds: tuple[int, ...]
     trigger_scale: float = 1.0
+    targets: int = 1
+    training: str = "scratch"
+    surrogates: int = 1
 
     def __post_init__(self):
         for text in self.attacks:
-            spec = parse_spec(text)
-            parameters = inspect.signature(named_attack(spec.name).craft).parameters.values()
-            known = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
-            if spec.positional or not set(spec.options) <= set(known):
-                raise ValueError(f"attack {text!r}: give options by name; known: {', '.join(known)}")
+            attack_of(text)
+        if self.targets < 1 or self.surrogates < 1:
+            raise ValueError(f"targets={self.targets}, surrogates={self.surrogates}; both must be at least 1")
+        if self.training not in TRAININGS:
+            raise ValueError(f"training={self.training!r}; known: {', '.join(TRAININGS)}")
+
+    @property
+    def victim(self) -> str:
+        """Network, width and training as one word for the rows, such as `resnet9-w16` or `resnet9-w16-linear`."""
+        return self.protocol.victim if self.training == "scratch" else f"{self.protocol.victim}-{self.training}"
 
     def config(self) -> dict[str, Any]:
         """The settings as plain values, for reports."""
-        settings = {"attacks": self.attacks, "defences": self.defences, "seeds": self.seeds}
-        return {**settings, "trigger_scale": self.trigger_scale, **self.protocol.config()}
+        return {name: getattr(self, name) for name in SETTINGS} | self.protocol.config()
 
 
-def run_scenario(scenario: Scenario, directory: Path | str, *, progress: Progress | None = None) -> Path:
+def run_scenario(
+    scenario: Scenario,
+    directory: Path | str,
+    *,
+    results: Path | str | None = None,
+    progress: Progress | None = None,
+) -> Path:
     """Runs what is missing of the grid and appends it to `directory/results.jsonl`; safe to stop and continue.
 
-    Poisons, surrogates and clean victims are kept in `directory` and used again. A purified set is kept while
-    its victim trains. Controls are always part of the grid: a victim trained on clean data for every seed, on
-    which the trigger's floor is measured, and the undefended victim of every attack.
+    Poisons, surrogates, clean victims and purified clean images are kept in `directory` and used again. Controls are
+    always part of the grid: a victim trained on clean data for every seed, on which the trigger's floor is measured,
+    and the undefended victim of every attack.
 
     Args:
       scenario: the grid.
       directory: where everything is written.
+      results: the file to which rows are appended; default `directory/results.jsonl`.
       progress: called with (what is being done, finished parts, all parts).
 
     Returns:
       The path of the results file.
     """
-    grid = _Grid(scenario, Path(directory), progress or (lambda *_: None))
+    grid = _Grid(scenario, Path(directory), progress or (lambda *_: None), results)
     for seed in scenario.seeds:
         grid.clean(seed)
         for attack in scenario.attacks:
@@ -94,16 +110,17 @@ def kept_poison(directory: Path | str, scenario: Scenario, attack: str, seed: in
 class _Grid:
     """The state of one run: data and models in memory, everything else on disk."""
 
-    def __init__(self, scenario: Scenario, directory: Path, progress: Progress):
+    def __init__(self, scenario: Scenario, directory: Path, progress: Progress, results: Path | str | None = None):
         self.scenario, self.directory, self.progress = scenario, directory, progress
         self.protocol = scenario.protocol
         self.train, self.test = self.protocol.load()
-        self.results = directory / "results.jsonl"
+        self.results = directory / "results.jsonl" if results is None else Path(results)
         self.classes = len(self.train.classes)
         for defence in scenario.defences:  # a mistake in a spec shows before anything is written
             if defence != NONE:
                 make_purifier(defence, self.train.images.shape[1:])
         directory.mkdir(parents=True, exist_ok=True)
+        self.models = Models(self.protocol, self.train, scenario.training, directory / "models", self.progress)
 
     def clean(self, seed: int) -> None:
         """Row of the clean control: no attack, no defence."""
@@ -111,7 +128,7 @@ class _Grid:
         if run_id(config) in finished(self.results):
             return
         start = time.perf_counter()
-        victim = self.clean_victim(seed)
+        victim = self.models.clean_victim(seed)
         counts = natural_accuracy(victim, self.test.images, self.test.labels)
         self.write(config, counts, None, None, None, time.perf_counter() - start)
 
@@ -124,36 +141,37 @@ class _Grid:
         poison = self.poison(attack, seed)
         poisoned = poison_dataset(self.train, poison)
         name = f"{attack} seed {seed}, {defence}"
-        partial = self.directory / "purified" / run_id(config)
-        images = self.purified(poisoned, defence, seed, name, partial)
-        victim = self.train_victim(poisoned.replace_images(images), seed, f"{name}: victim")
+        poisoned = poisoned.replace_images(self.purified(poison, defence, name))
+        victim = self.models.victim(poisoned, seed, f"{name}: victim")
         counts = natural_accuracy(victim, self.test.images, self.test.labels)
-        success = floor = None
-        if poison.trigger is not None and poison.target is not None:
-            triggered = triggered_test_set(self.test, poison, scale=self.scenario.trigger_scale)
-            success = poison_success(victim, triggered.images, triggered.labels, poison.target)
-            floor = poison_success(self.clean_victim(seed), triggered.images, triggered.labels, poison.target)
+        success = attack_success(victim, poison, self.test, scale=self.scenario.trigger_scale)
+        floor = None
+        if success is not None:
+            floor = attack_success(self.models.clean_victim(seed), poison, self.test, scale=self.scenario.trigger_scale)
         self.write(config, counts, success, floor, poison, time.perf_counter() - start)
-        shutil.rmtree(partial, ignore_errors=True)
 
     def config(self, attack: str, defence: str, seed: int) -> dict[str, Any]:
+        scenario = self.scenario
+        # Settings that most tables leave alone are named where they differ, so that earlier rows keep their ids.
+        other = {"targets": (scenario.targets, 1), "surrogates": (scenario.surrogates, 1)}
         return {
             "protocol": self.protocol.name,
             "data": self.protocol.train,
             "attack": attack,
             "defence": defence,
-            "victim": self.protocol.victim,
+            "victim": scenario.victim,
             "seed": seed,
             "target": seed % self.classes,
-            "trigger_scale": self.scenario.trigger_scale,
+            "trigger_scale": scenario.trigger_scale,
             "settings": self.protocol.config(),
+            **{name: value for name, (value, usual) in other.items() if value != usual},
         }
 
     def write(self, config, counts, success, floor, poison: Poison | None, seconds: float) -> None:
         how = {} if poison is None else poison.how
         row = make_row(
             **{name: config[name] for name in ("protocol", "data", "attack", "defence", "victim", "seed")},
-            adaptive=False,
+            adaptive=bool(config["attack"] != NONE and attack_of(config["attack"])[2]),
             natural_accuracy=counts.fraction,
             natural_accuracy_worst=counts.lowest,
             poison_success=None if success is None else success.fraction,
@@ -173,63 +191,36 @@ class _Grid:
         path = self.directory / "poisons" / f"{run_id(self.config(attack, NONE, seed))}.npz"
         if path.exists():
             return load_poison(path)
-        spec = parse_spec(attack)
-        entry = named_attack(spec.name)
-        options = dict(spec.options)
+        entry, settings, through = attack_of(attack)
         if entry.needs_target:
-            options.setdefault("target", seed % self.classes)
+            settings.setdefault("target", seed % self.classes)
         key = named(jax.random.key(seed), f"attack {attack}")
+        if entry.needs_targets:
+            # Not of the attack's own options: every targeted attack of a seed is after the same images.
+            settings["targets"] = choose_targets(
+                self.test, named(jax.random.key(seed), "targets"), settings["target"], self.scenario.targets
+            )
+        if through:
+            settings["transform"] = adaptive_purifier(through, self.train.images.shape[1:])
         self.progress(f"{attack} seed {seed}: crafting", 0, 1)
+        surrogate = None
         if entry.needs_surrogate:
-            surrogate = self.surrogate()
-            poison = entry.craft(_apply, surrogate, key, self.train.images, self.train.labels, **options)
-        else:
-            poison = entry.craft(self.train.images, self.train.labels, key, **options)
+            members = tuple(self.models.surrogate(member) for member in range(self.scenario.surrogates))
+            surrogate = members if len(members) > 1 else members[0]
+        poison = craft(entry, settings, surrogate, self.train, key, retrain=self.retrain)
         self.progress(f"{attack} seed {seed}: crafting", 1, 1)
         path.parent.mkdir(exist_ok=True)
         save_poison(path, poison)
         return poison
 
-    def purified(self, poisoned: Dataset, defence: str, seed: int, name: str, partial: Path) -> np.ndarray:
+    def purified(self, poison: Poison, defence: str, name: str) -> np.ndarray:
         if defence == NONE:
-            return poisoned.images
-        purifier = make_purifier(defence, poisoned.images.shape[1:])
-        return purify(
-            purifier,
-            poisoned.images,
-            key=named(jax.random.key(seed), f"purify {defence}"),
-            directory=partial,
-            progress=functools.partial(self.progress, f"{name}: purify"),
-        )
+            return poison_dataset(self.train, poison).images
+        purifier = make_purifier(defence, self.train.images.shape[1:])
+        report = functools.partial(self.progress, f"{name}: purify")
+        return purified_poisoned(purifier, self.train, poison, self.directory / "purified", progress=report)
 
-    def train_victim(self, dataset: Dataset, seed: int, name: str) -> Frozen:
-        return self.protocol.classifier(dataset, seed, progress=functools.partial(self.progress, name))
-
-    @functools.lru_cache(maxsize=2)  # noqa: B019 - the grid lives as long as the run
-    def clean_victim(self, seed: int) -> Frozen:
-        return self.kept(f"clean-{seed}", lambda name: self.train_victim(self.train, seed, name))
-
-    @functools.lru_cache(maxsize=1)  # noqa: B019
-    def surrogate(self) -> Frozen:
-        """The attacker's model: the victim's network trained on the public images."""
-
-        def train(name: str) -> Frozen:
-            public = load_source(self.protocol.public)
-            report = functools.partial(self.progress, name)
-            return self.protocol.classifier(public, 10_000, surrogate=True, progress=report)
-
-        return self.kept("surrogate", train)
-
-    def kept(self, name: str, train: Callable[[str], Frozen]) -> Frozen:
-        digest = run_id(self.protocol.config())
-        path = self.directory / "models" / f"{name}-{digest}.safetensors"
-        if path.exists():
-            return load_network(path)[0]
-        model = train(f"{name.replace('-', ' seed ')}: training")
-        path.parent.mkdir(exist_ok=True)
-        save_network(path, model, network=self.protocol.network, options=self.protocol.config()["options"])
-        return model
-
-
-def _apply(model: Frozen, images):
-    return model(images)
+    def retrain(self, images: np.ndarray, labels: np.ndarray, key: Key[Array, ""]) -> Frozen:
+        """A new surrogate, trained on what an attack has poisoned so far."""
+        seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
+        return self.protocol.classifier(dataclasses.replace(self.train, images=images, labels=labels), seed)

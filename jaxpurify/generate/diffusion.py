@@ -54,6 +54,10 @@ class DiffusionRecipe:
             raise ValueError(f"ema_decay={self.ema_decay}; it must be between 0 and 1, or None")
 
 
+PUREGEN = DiffusionRecipe()
+RECIPES = {"puregen": PUREGEN}
+
+
 @struct
 class DiffusionState:
     """Parameters, their average (None without one), AdamW's moments, steps taken and restarts."""

@@ -13,62 +13,15 @@ import numpy as np
 import optax
 
 from jaxpurify.data.image import to_float
+from jaxpurify.generate.energy_recipe import HILL as HILL
+from jaxpurify.generate.energy_recipe import PUREGEN, EnergyRecipe, energy_optimizer
+from jaxpurify.generate.energy_recipe import RECIPES as RECIPES
 from jaxpurify.generate.run import run
 from jaxpurify.networks.freeze import Frozen, freeze
 from jaxpurify.purify.langevin import Langevin
 from jaxpurify.random import image_keys, named
 from jaxpurify.struct import struct
 from jaxpurify.types import Images, PyTree, StoredImages
-
-
-@dataclasses.dataclass(frozen=True)
-class EnergyRecipe:
-    """How an energy is trained. Pixel quantities are in [0, 1] units: half of the published [-1, 1] values.
-
-    Attributes:
-      steps, batch_size: parameter updates; images and chains in each.
-      learning_rate: of Adam; multiplied by 0.1 at each share `drops` of all steps.
-      langevin_steps: K, length of the chains of each update.
-      step_size, temperature: of the chains, as in `Langevin`.
-      data_noise: σ, Gaussian noise added to the data (published 0.015 in [-1, 1] units).
-      bank_size: persistent chain states, at least `batch_size`.
-      bank_start: `data` (images + noise) or `noise` (uniform).
-      rejuvenation: chance that a drawn slot is overwritten by data instead of its chain's end.
-
-    Warning:
-      The paper's Algorithm 2 prints other values (SGD 5e-5, a bank of uniform noise, σ 0.02, ε 0.01) than the
-      code behind the published weights. The defaults are the code's; `HILL` holds the printed ones, with Adam.
-    """
-
-    steps: int = 65_600
-    batch_size: int = 128
-    learning_rate: float = 1e-4
-    drops: tuple[float, ...] = (1 / 3, 0.625, 5 / 6)
-    langevin_steps: int = 100
-    step_size: float = 0.00625
-    temperature: float = 1e-4
-    data_noise: float = 0.0075
-    bank_size: int = 10_000
-    bank_start: str = "data"
-    rejuvenation: float = 0.05
-
-    def __post_init__(self):
-        for name, least in (("steps", 0), ("batch_size", 1), ("langevin_steps", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}; it must be at least {least}")
-        if self.bank_size < self.batch_size:
-            raise ValueError(f"bank_size={self.bank_size} is smaller than batch_size={self.batch_size}")
-        if self.bank_start not in ("data", "noise"):
-            raise ValueError(f"bank_start={self.bank_start!r}; known: data, noise")
-        if not 0 <= self.rejuvenation <= 1:
-            raise ValueError(f"rejuvenation={self.rejuvenation}; it must be in [0, 1]")
-
-
-PUREGEN = EnergyRecipe()
-HILL = EnergyRecipe(
-    steps=250_000, batch_size=100, drops=(0.5,), step_size=0.005, temperature=5e-5, data_noise=0.01,
-    bank_size=50_000, bank_start="noise", rejuvenation=0.0,
-)  # fmt: skip
 
 
 @struct
@@ -134,13 +87,6 @@ def train_energy(
         progress=progress,
     )
     return freeze(nnx.merge(graphdef, state.params)), history
-
-
-@functools.lru_cache
-def energy_optimizer(recipe: EnergyRecipe) -> optax.GradientTransformation:
-    """Adam with the recipe's drops; its updates are halved for every restart by `EnergyStep`."""
-    boundaries = {round(drop * recipe.steps): 0.1 for drop in recipe.drops}
-    return optax.adam(optax.piecewise_constant_schedule(recipe.learning_rate, boundaries))
 
 
 def start_bank(key: Key[Array, ""], images: StoredImages, recipe: EnergyRecipe) -> Float[Array, "slots h w c"]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxpurify import loop
 from jaxpurify.data.image import to_float, to_uint8
+from jaxpurify.purify.filter import TopEnergy, check_filters, energies, highest
 from jaxpurify.random import image_keys
 from jaxpurify.sharding import data_mesh, replicate, shard
 from jaxpurify.types import Purifier, StoredImages
@@ -34,7 +35,8 @@ def purify(
     """Purifies stored images; the result does not depend on batch size, devices or interruptions.
 
     Args:
-      purifier: keys [B] and images [B, H, W, C] in [0, 1] to images of the same shape.
+      purifier: keys [B] and images [B, H, W, C] in [0, 1] to images of the same shape. A `TopEnergy` ranks all
+        `images` first; the ranking is kept in `directory` with the rest.
       images: uint8 [N, H, W, C].
       key: consumed; image i uses fold_in(key, index[i]).
       index: position of each image in its source [N]; default 0 … N-1. Pass it when purifying a part.
@@ -49,7 +51,8 @@ def purify(
 
     Raises:
       ValueError: images of another type or rank, an index of another length, or a `directory` that holds the
-        unfinished result of other images, another key or another purifier; an image became NaN or infinite.
+        unfinished result of other images, another key or another purifier; an image became NaN or infinite; a
+        `TopEnergy` inside of another purifier, where it cannot see the whole data set.
     """
     if images.dtype != np.uint8 or images.ndim != 4:
         raise ValueError(f"images are {images.dtype} of shape {images.shape}; expected uint8 [N, H, W, C]")
@@ -60,7 +63,18 @@ def purify(
         raise ValueError(f"batch_size={batch_size}; it must be at least 1")
     mesh = data_mesh() if mesh is None else mesh
     batch_size = -(-batch_size // mesh.size) * mesh.size
-    result, finished = _open_result(directory, purifier, images, index, key)
+    check_filters(purifier)
+    if isinstance(purifier, TopEnergy) and purifier.compat:
+        raise ValueError("a filter with compat=True needs to know which images are poisons; use compat_filt")
+
+    def chosen():
+        if not isinstance(purifier, TopEnergy):
+            return np.arange(len(images))
+        return highest(energies(purifier.energy, images, batch_size=batch_size, mesh=mesh), purifier.fraction)
+
+    result, finished = _open_result(directory, purifier, images, index, key, chosen)
+    if isinstance(purifier, TopEnergy):
+        purifier = purifier.purifier
     purifier, key = replicate(mesh, (purifier, key))
 
     in_flight: collections.deque = collections.deque()
@@ -106,25 +120,39 @@ def _to_stored(images):
     return to_uint8(images), jnp.isfinite(images).all((1, 2, 3))
 
 
-def _open_result(directory, purifier, images, index, key):
-    """The result so far [N, H, W, C] and which rows are finished [N]; on disk where a directory is given."""
+def _open_result(directory, purifier, images, index, key, chosen):
+    """The result so far [N, H, W, C] and which rows are finished [N]; on disk where a directory is given.
+
+    `chosen` is called for a new result only: the rows that it does not return are finished as they are.
+    """
     if directory is None:
-        return np.zeros_like(images), np.zeros(len(images), bool)
+        result, finished = np.zeros_like(images), np.zeros(len(images), bool)
+        _keep_others(result, finished, images, chosen())
+        return result, finished
     directory = Path(directory)
-    fingerprint = _fingerprint(purifier, images, index, key)
+    identity = fingerprint(purifier, images, index, key)
     record = directory / "fingerprint.json"
     if record.exists():
-        if json.loads(record.read_text()) != fingerprint:
+        if json.loads(record.read_text()) != identity:
             raise ValueError(f"{directory} holds an unfinished result of other images, key or purifier; remove it")
         return np.load(directory / "images.npy", mmap_mode="r+"), np.load(directory / "finished.npy", mmap_mode="r+")
     directory.mkdir(parents=True, exist_ok=True)
     result = np.lib.format.open_memmap(directory / "images.npy", "w+", np.uint8, images.shape)
     finished = np.lib.format.open_memmap(directory / "finished.npy", "w+", bool, (len(images),))
     finished[:] = False
+    _keep_others(result, finished, images, chosen())
+    result.flush()
+    finished.flush()
     temporary = directory / "fingerprint.tmp"
-    temporary.write_text(json.dumps(fingerprint))
+    temporary.write_text(json.dumps(identity))
     temporary.rename(record)
     return result, finished
+
+
+def _keep_others(result, finished, images, chosen):
+    others = np.setdiff1d(np.arange(len(images)), chosen)
+    result[others] = images[others]
+    finished[others] = True
 
 
 def _mark(result, finished, rows):
@@ -135,7 +163,8 @@ def _mark(result, finished, rows):
         finished.flush()
 
 
-def _fingerprint(purifier, images, index, key) -> dict[str, str]:
+def fingerprint(purifier: Purifier, images: StoredImages, index: np.ndarray, key: Key[Array, ""]) -> dict[str, str]:
+    """Hashes of all that decides a result: the purifier with its weights, images, their positions and the key."""
     leaves, structure = jax.tree.flatten(purifier)
     # Addresses of functions and the order of a network's settings differ between processes and say nothing.
     text = re.sub(r"0x[0-9a-f]+", "", str(structure))

@@ -28,6 +28,8 @@ class Langevin:
 
     Warning:
       The paper prints the step as Δτ ∇G with noise √(2Δτ); with Δτ = s²/2 and G = E/T both are the same.
+      For linear transfer (500 steps) a comment in the published configuration says T = 7.5e-5, paper and command line
+      say 1e-4, which is the default here.
     """
 
     energy: Energy

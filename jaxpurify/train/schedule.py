@@ -34,7 +34,13 @@ def warmup_cosine(steps: int, peak: float, *, warmup: int = 500) -> optax.Schedu
     return schedule
 
 
-SCHEDULES = {"triangular": triangular, "multistep": multistep, "cosine": warmup_cosine}
+SCHEDULES = {
+    "triangular": triangular,
+    "multistep": multistep,
+    # PureGen's shorter training (arXiv:2405.18627): drops at epochs 30, 50 and 70 of 80.
+    "multistep80": functools.partial(multistep, drops=(0.375, 0.625, 0.875)),
+    "cosine": warmup_cosine,
+}
 
 
 @functools.lru_cache

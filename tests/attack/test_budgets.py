@@ -10,6 +10,7 @@ import pytest
 
 from jaxpurify.attack import ATTACKS
 from jaxpurify.attack.budget import add_levels, apply_trigger, levels, to_levels
+from jaxpurify.data.poison import Targets
 
 SHAPE = (24, 8, 8, 3)
 SETTINGS = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
@@ -22,13 +23,32 @@ def linear(params, images):
 PARAMS = np.random.default_rng(0).normal(size=(192, 3)).astype(np.float32)
 
 
+EXTRA = {
+    "badnets": {"size": 4},
+    "bullseye": {"steps": 3, "learning_rate": 0.2},
+    "clean_label_backdoor": {"steps": 2, "step_size": 0.2, "size": 3},
+    "convex_polytope": {"steps": 3, "learning_rate": 0.2, "coefficient_steps": 5},
+    "gradient_matching": {"steps": 3, "restarts": 2, "learning_rate": 0.2},
+    "hidden_trigger": {"steps": 3, "learning_rate": 0.2, "size": 3, "inset": 1},
+    "linear_noise": {"patch": 3},
+    "metapoison": {"steps": 3, "learning_rate": 0.2},
+    "narcissus": {"steps": 5, "learning_rate": 0.1},
+    "poison_frogs": {"steps": 3, "learning_rate": 0.2},
+    "sleeper_agent": {"steps": 3, "learning_rate": 0.2, "size": 3},
+    "wanet": {"strength": 2.0, "cover_ratio": 0.0},  # covers keep their labels
+}
+
+
 def craft(name, images, labels, seed, epsilon):
     key = jax.random.key(seed)
-    extra = {"badnets": {"size": 4}, "linear_noise": {"patch": 3}, "narcissus": {"steps": 5, "learning_rate": 0.1}}
-    arguments = {"epsilon": epsilon, **extra.get(name, {})}
+    arguments = {"epsilon": epsilon, **EXTRA.get(name, {})}
     attack = ATTACKS[name]
     if attack.needs_target:
         arguments |= {"target": 1, "count": 5}
+    if attack.needs_targets:
+        arguments["targets"] = Targets(255 - images[:2], np.array([0, 2]), np.arange(2))
+        if name == "convex_polytope":  # takes one target image
+            arguments["targets"] = Targets(255 - images[:1], np.array([0]), np.arange(1))
     if attack.needs_surrogate:
         return attack.craft(linear, jnp.asarray(PARAMS), key, images, labels, **arguments)
     return attack.craft(images, labels, key, **arguments)
@@ -66,7 +86,8 @@ def test_same_key_same_poison_and_another_key_another(name):
     first, again, other = (craft(name, images, labels, seed, epsilon) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first.images, again.images)
     np.testing.assert_array_equal(first.index, again.index)
-    if name != "narcissus":  # its images are the last of the class, and one batch holds the whole class
+    # Of Narcissus the poisons are the last of the class, and one batch holds the whole class.
+    if name != "narcissus":
         assert not np.array_equal(first.images, other.images)
 
 

@@ -157,7 +157,7 @@ def test_linear_noise_on_patches_that_do_not_divide_the_image():
         (lambda: class_noise(IMAGES, LABELS - 1, KEY), r"^labels must hold at least one example, and none below 0$"),
         (
             lambda: named_attack("badnet"),
-            r"^attack is 'badnet'; known: badnets, pattern, narcissus, class_noise, linear",
+            r"^attack is 'badnet'; known: badnets, blended, sig, wanet",
         ),
     ],
 )

@@ -1,5 +1,6 @@
 """`generate`, `train` and `craft` write files that the other commands can use, and refuse what cannot work."""
 
+import dataclasses
 from unittest import mock
 
 import jax
@@ -14,9 +15,11 @@ from jaxpurify.data.image import to_float
 from jaxpurify.data.poison import load_poison
 from jaxpurify.data.sources import load_source
 from jaxpurify.evaluate.purifiers import make_purifier
+from jaxpurify.generate.energy import HILL, PUREGEN
 from jaxpurify.networks.catalogue import NETWORKS
 from jaxpurify.networks.freeze import freeze
 from jaxpurify.networks.stored import load_network
+from jaxpurify.purify.schedule import Schedule
 from jaxpurify.weights.catalogue import load_weights
 
 ENERGY = ("generate", "energy", "digits[:40]", "--out", "energy.safetensors")
@@ -78,6 +81,32 @@ def test_a_generated_noise_predictor_says_how_far_it_was_trained(here, refused, 
     assert "trained up to timestep 20" in refused("purify", "digits", "--out", "clean.npz", "--purifier", spec)
 
 
+def test_published_recipes_are_presets_that_other_options_change(here, monkeypatch):
+    import jaxpurify.cli.generate as command
+
+    trainer = mock.create_autospec(command.train_energy)
+    trainer.side_effect = lambda model, *_, **__: (freeze(model), {"loss": np.ones(3)})
+    monkeypatch.setattr(command, "train_energy", trainer)
+    small = ["--features", "2", "--batch-size", "8"]
+    for preset, expected in (((), PUREGEN), (("--preset", "hill"), HILL), (("--preset=puregen",), PUREGEN)):
+        assert main([*ENERGY, *small, *preset, "--force"]) == 0
+        assert trainer.call_args.kwargs["recipe"] == dataclasses.replace(expected, batch_size=8)
+    assert load_weights("energy.safetensors")[1]["langevin"] == {"step_size": 0.00625, "temperature": 1e-4}
+
+
+def test_a_cosine_schedule_is_kept_with_the_weights(here, monkeypatch):
+    import jaxpurify.cli.generate as command
+
+    trainer = mock.create_autospec(command.train_diffusion)
+    trainer.side_effect = lambda model, *_, **__: (freeze(model), {"loss": np.ones(3)})
+    monkeypatch.setattr(command, "train_diffusion", trainer)
+    network = "unet(block_channels=(4,), layers_per_block=1, attention_levels=(), head_channels=4)"
+    options = ["--network", network, "--batch-size", "8", "--schedule.kind", "cosine"]
+    assert main(["generate", "diffusion", "digits[:16]", "--out", "noise.safetensors", *options]) == 0
+    purifier = make_purifier("diffusion(timestep=9, weights='noise.safetensors')", (8, 8, 1))
+    assert purifier.schedule == Schedule("cosine")
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -88,7 +117,8 @@ def test_a_generated_noise_predictor_says_how_far_it_was_trained(here, refused, 
         ((*ENERGY[1:], "--network", "transformer", "--batch-size", "8"), "unknown network 'transformer'"),
         ((*ENERGY[1:], "--batch-size", "50"), "fewer than one batch"),
         (("diffusion", *ENERGY[2:], "--batch-size", "8"), "multiples of 32"),
-        (("diffusion", *ENERGY[2:], "--batch-size", "8", "--schedule.kind", "cosine"), "linear"),
+        ((*ENERGY[1:], "--preset", "chen"), "unknown preset 'chen' for a model of kind energy; known: puregen, hill"),
+        (("diffusion", *ENERGY[2:], "--preset=hill"), "unknown preset 'hill' for a model of kind diffusion"),
     ],
 )
 def test_models_that_cannot_be_trained(here, refused, everything, arguments, complaint):

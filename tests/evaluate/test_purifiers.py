@@ -11,8 +11,10 @@ from jaxpurify.networks import ConvEnergy, UNet, freeze
 from jaxpurify.networks.stored import save_network
 from jaxpurify.purify.combine import Average, Chain, Identity, Repeat
 from jaxpurify.purify.diffusion import Diffusion
+from jaxpurify.purify.filter import TopEnergy
 from jaxpurify.purify.jpeg import Jpeg
 from jaxpurify.purify.langevin import Langevin
+from jaxpurify.purify.schedule import Schedule
 from jaxpurify.weights import catalogue
 
 SHAPE = (8, 8, 1)
@@ -44,7 +46,7 @@ def bundled(files, monkeypatch):
 def test_each_name_makes_its_purifier(bundled):
     kinds = {
         "identity": Identity, "jpeg": Jpeg, "langevin": Langevin, "diffusion": Diffusion,
-        "repeat('jpeg', 2)": Repeat, "average('jpeg', count=3, kind='median')": Average,
+        "repeat('jpeg', 2)": Repeat, "average('jpeg', count=3, kind='median')": Average, "filt('jpeg', 0.3)": TopEnergy,
     }  # fmt: skip
     assert {spec.split("(")[0] for spec in kinds} == set(PURIFIERS)
     for spec, kind in kinds.items():
@@ -71,22 +73,68 @@ def test_weights_from_a_file(files):
     assert energy(images).shape == (2,)
 
 
-def test_presets_are_the_published_settings(bundled, monkeypatch):
-    published = {name for name in PRESETS if name.startswith("puregen-")}
-    assert published == {"puregen-ebm", "puregen-ddpm", "puregen-naive", "puregen-reps"}
-    assert make_purifier("puregen-ebm", SHAPE).steps == 150
-    monkeypatch.setitem(PRESETS, "puregen-reps", PRESETS["puregen-reps"].replace("timestep=50", "timestep=30"))
-    reps = make_purifier(" puregen-reps ", SHAPE)
+@pytest.fixture
+def far_trained(bundled, files, tmp_path, monkeypatch):
+    """A noise predictor whose card allows every published timestep and sets none."""
+    noise, _ = catalogue.load_weights("noise")
+    options = {"block_channels": [8], "layers_per_block": 1, "attention_levels": [], "channels": 1}
+    path = tmp_path / "noise.safetensors"
+    save_network(path, noise, network="unet", options=options, card={"max_timestep": 250})
+    energy = tmp_path / "energy.safetensors"  # its card sets no step size or temperature
+    options = {"features": 2, "channels": 1, "size": 8}
+    save_network(energy, catalogue.load_weights("energy")[0], network="conv_energy", options=options)
+    monkeypatch.setattr(catalogue, "bundled_path", lambda name: tmp_path / f"{name}.safetensors")
+
+
+def test_presets_are_the_published_settings(far_trained):
+    """PureGen, arXiv:2405.18627: T = (Langevin steps, timesteps, repetitions), in [-1, 1] units ε 0.0125, T 1e-4."""
+    published = {name: make_purifier(name, SHAPE) for name in PRESETS if name.startswith("puregen-")}
+    assert set(published) == {f"puregen-{name}" for name in ("ebm", "ddpm", "naive", "reps", "filt", "filt-compat")}
+
+    def settings(purifier):
+        if isinstance(purifier, Langevin):
+            # The coefficient of the energy's gradient in [-1, 1] units is four times that in [0, 1] units.
+            coefficient = 4 * purifier.step_size**2 / (2 * purifier.temperature)
+            assert (2 * purifier.step_size, purifier.temperature, coefficient) == pytest.approx((0.0125, 1e-4, 0.78125))
+            return purifier.steps
+        assert isinstance(purifier, Diffusion) and purifier.sampler == "ancestral" and not purifier.compat
+        assert purifier.schedule == Schedule("linear", 1000, 1e-4, 0.02)
+        assert purifier.levels().tolist() == list(range(purifier.timestep))[::-1]
+        return purifier.timestep
+
+    assert settings(published["puregen-ebm"]) == 150
+    assert settings(published["puregen-ddpm"]) == 75
+    assert isinstance(published["puregen-naive"], Chain)
+    assert [settings(stage) for stage in published["puregen-naive"].stages] == [150, 75]
+    reps = published["puregen-reps"]
     assert isinstance(reps, Repeat) and reps.count == 5
-    assert reps.purifier.stages[0].steps == 10 and reps.purifier.stages[1].timestep == 30
-    both = make_purifier("jpeg|puregen-ebm", SHAPE)
-    assert both.stages[1].steps == 150
+    assert [settings(stage) for stage in reps.purifier.stages] == [10, 50]
+    for name, compat in (("puregen-filt", False), ("puregen-filt-compat", True)):
+        filtering = published[name]
+        assert isinstance(filtering, TopEnergy) and filtering.fraction == 0.5 and filtering.compat is compat
+        assert settings(filtering.purifier) == 125
+    assert settings(make_purifier("jpeg|puregen-ebm", SHAPE).stages[1]) == 150
+    averaged = make_purifier("average('puregen-ebm', 3, kind='median')", SHAPE)
+    assert settings(averaged.purifier) == 150 and (averaged.count, averaged.kind) == (3, "median")
+
+
+def test_the_schedule_is_that_of_the_weights_unless_the_spec_says_otherwise(far_trained, tmp_path):
+    assert make_purifier("diffusion(timestep=9)", SHAPE).schedule == Schedule()
+    assert make_purifier("diffusion(timestep=9, schedule='cosine')", SHAPE).schedule == Schedule("cosine")
+    noise, _ = catalogue.load_weights("noise")
+    options = {"block_channels": [8], "layers_per_block": 1, "attention_levels": [], "channels": 1}
+    card = {"recipe": {"schedule": {"kind": "cosine", "length": 400, "first": 1e-4, "last": 0.02}}}
+    save_network(tmp_path / "cosine.safetensors", noise, network="unet", options=options, card=card)
+    spec = f"diffusion(weights='{tmp_path / 'cosine.safetensors'}', timestep=9)"
+    assert make_purifier(spec, SHAPE).schedule == Schedule("cosine", 400)
+    assert make_purifier(spec.replace(")", ", schedule='cosine')"), SHAPE).schedule == Schedule("cosine", 400)
+    assert make_purifier(spec.replace(")", ", schedule='linear')"), SHAPE).schedule == Schedule()
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("gauss", "unknown purifier 'gauss'; known: identity, jpeg, langevin, .*puregen-reps"),
+        ("gauss", "unknown purifier 'gauss'; known: identity, jpeg, langevin, .*puregen-filt"),
         ("jpeg|gauss", "unknown purifier 'gauss'"),
         ("puregen-ebm(steps=3)", "'puregen-ebm' is a preset and takes no options"),
         ("langevin(steps=-1)", "steps=-1; a chain has 0 or more steps"),
@@ -103,6 +151,12 @@ def test_presets_are_the_published_settings(bundled, monkeypatch):
         ("repeat('gauss', 2)", "unknown purifier 'gauss'"),
         ("repeat", "purifier 'repeat': .*missing"),
         ("average('jpeg', kind='mode')", "kind='mode'; known: mean, median"),
+        ("diffusion(schedule='square', timestep=9)", "schedule kind 'square'; known: linear, cosine"),
+        ("filt('jpeg', fraction=1.5)", r"fraction=1\.5; it must be in \[0, 1\]"),
+        ("jpeg|filt('jpeg')", "must be the outermost purifier"),
+        ("repeat('puregen-filt', 2)", "timestep=125; these weights were trained up to timestep 40"),
+        ("repeat('filt(\\'jpeg\\')', 2)", "must be the outermost purifier"),
+        ("filt", "purifier 'filt': .*missing"),
         ("langevin(weights='/absent.safetensors')", "no weights '/absent.safetensors': neither a file nor bundled"),
     ],
 )

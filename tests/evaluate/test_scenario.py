@@ -7,14 +7,19 @@ import jax
 import numpy as np
 import pytest
 
+from jaxpurify.cli.list_names import PAPER
 from jaxpurify.data.npz import write_npz
 from jaxpurify.data.poison import load_poison
 from jaxpurify.data.sources import load_source
 from jaxpurify.evaluate import scenario as module
+from jaxpurify.evaluate.exhibits import exhibits
 from jaxpurify.evaluate.protocol import Protocol, protocol
+from jaxpurify.evaluate.purifiers import energy_for
 from jaxpurify.evaluate.scenario import Scenario, run_scenario
 from jaxpurify.networks.catalogue import NETWORKS
 from jaxpurify.networks.layers import Linear
+from jaxpurify.networks.stored import build
+from jaxpurify.purify.filter import energies, highest
 from jaxpurify.records import read_rows
 from jaxpurify.train.classifier import Recipe
 
@@ -73,7 +78,7 @@ def test_the_grid_and_its_controls(tiny, tmp_path):
     undefended = written[1]
     assert undefended["poison_success"] > undefended["trigger_success_clean"] + 0.2
     assert any("jpeg" in what for what in said) and any("victim" in what for what in said)
-    assert not list((tmp_path / "purified").iterdir())
+    assert len(list((tmp_path / "purified").glob("*/purified.npz"))) == 1  # for both seeds
     assert len(list((tmp_path / "poisons").iterdir())) == 2
 
 
@@ -120,10 +125,53 @@ def test_an_attack_with_a_surrogate_and_an_indiscriminate_one(tiny, tmp_path):
     trigger, indiscriminate = written[1:]
     assert trigger["labels_changed"] is False and trigger["target"] == 1 and trigger["poison_success"] is not None
     assert indiscriminate["poison_success"] is None and indiscriminate["target"] is None
-    models = sorted(path.name.split("-")[0] for path in (tmp_path / "models").iterdir())
+    models = sorted(path.name.split("-")[0] for path in (tmp_path / "models").glob("*.safetensors"))
     assert models == ["clean", "surrogate"]
     poisons = [load_poison(path) for path in (tmp_path / "poisons").iterdir()]
     assert sorted(len(poison) for poison in poisons) == [20, 500]
+
+
+def test_filters_rank_the_whole_poisoned_set(tiny, tmp_path, monkeypatch):
+    seen = {}
+    genuine = Protocol.classifier
+
+    def kept(self, dataset, seed, **options):
+        seen[len(seen)] = dataset.images
+        return genuine(self, dataset, seed, **options)
+
+    monkeypatch.setattr(Protocol, "classifier", kept)
+    defences = ("filt('jpeg(quality=5)', fraction=0.05)", "filt('jpeg(quality=5)', fraction=0.05, compat=True)")
+    scenario = Scenario(tiny, (ATTACK,), defences, (0,))
+    written = rows(run_scenario(scenario, tmp_path))
+    assert [row["defence"] for row in written[2:]] == list(defences)
+    poison = load_poison(next((tmp_path / "poisons").iterdir()))
+    _, poisoned, filtered, published = seen.values()
+    changed = np.flatnonzero((filtered != poisoned).any((1, 2, 3)))
+    top = highest(energies(energy_for((8, 8, 1)), poisoned), 0.05)
+    assert len(top) == 25 and set(changed) <= set(top) and len(changed) > 20
+    assert set(poison.index) - set(changed)  # some poisons have a low energy and stay
+    also = np.flatnonzero((published != poisoned).any((1, 2, 3)))
+    assert len(set(poison.index) - set(also)) <= 2 < len(set(poison.index) - set(changed))
+
+    grids, _ = exhibits(scenario, tmp_path)
+    shown = poison.images[:6]
+    after = {grid["title"]: (grid["after"] != shown).any((1, 2, 3)) for grid in grids[1:]}
+    np.testing.assert_array_equal(
+        after[f"{ATTACK}: poisons before and after {defences[0]}"], np.isin(poison.index[:6], changed)
+    )
+    assert after[f"{ATTACK}: poisons before and after {defences[1]}"].sum() >= 5
+
+
+def test_a_surrogate_needs_the_classes_of_the_training_set(tiny, tmp_path):
+    import dataclasses
+
+    digits = load_source("digits[:200]")
+    two = dataclasses.replace(digits.select(digits.labels < 2), classes=("0", "1"))
+    write_npz(two, tmp_path / "two.npz")
+    other = dataclasses.replace(tiny, public=f"npz:{tmp_path / 'two.npz'}")
+    attack = "narcissus(steps=5, count=20, epsilon=0.3, batch_size=20)"
+    with pytest.raises(ValueError, match=r"two.npz has 2 classes and digits.* has 10; this attack's surrogate"):
+        run_scenario(Scenario(other, (attack,), (), (1,)), tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +179,7 @@ def test_an_attack_with_a_surrogate_and_an_indiscriminate_one(tiny, tmp_path):
     [
         (("magic",), (), "attack is 'magic'; known: "),
         (("pattern(",), (), "not of the form"),
-        (("pattern(3)",), (), "give options by name"),
+        (("pattern(3)",), (), "options are written name=value"),
         ((ATTACK,), ("jpeg", "gauss"), "unknown purifier 'gauss'"),
         ((ATTACK,), ("jpeg(quality=0)",), "quality=0; JPEG accepts 1 to 95"),
     ],
@@ -149,10 +197,12 @@ def test_protocols_can_be_loaded_and_described():
     shared = {bytes(image) for image in train.images} & {bytes(image) for image in [*test.images, *public.images]}
     assert len(shared) <= 2 and len(train) >= demo.recipe.batch_size  # a few scans are equal to the last grey level
     assert demo.victim == "resnet9-w8" and protocol("paper").victim == "resnet18"
-    for name in ("demo", "cpu", "cpu-small", "paper"):
+    for name in ("demo", "cpu", "cpu-small", *PAPER):
         config = json.loads(json.dumps(protocol(name).config()))
         assert config["network"] in NETWORKS and config["train"] == protocol(name).train
-    with pytest.raises(ValueError, match="unknown protocol 'gpu'; known: demo, cpu, cpu-small, paper"):
+        network, options = config["network"], protocol(name).options
+        nnx.eval_shape(lambda network=network, options=options: build(network, options, nnx.Rngs(0)))
+    with pytest.raises(ValueError, match="unknown protocol 'gpu'; known: demo, cpu, cpu-small, paper, paper-hlb, "):
         protocol("gpu")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from jaxpurify.generate.diffusion import DiffusionRecipe, diffusion_optimizer
 from jaxpurify.generate.energy import HILL, PUREGEN, energy_optimizer
-from jaxpurify.train.schedule import multistep, sgd, triangular, warmup_cosine
+from jaxpurify.train.schedule import SCHEDULES, multistep, sgd, triangular, warmup_cosine
 
 
 def values(schedule, steps):
@@ -25,6 +25,11 @@ def test_triangular():
 def test_multistep():
     rates = values(multistep(1000, 0.1), [0, 1, 250, 499, 501, 749, 751, 999])
     np.testing.assert_allclose(rates, [0.1] * 4 + [0.01] * 2 + [0.001] * 2, rtol=1e-5)
+
+
+def test_multistep_of_eighty_epochs():
+    rates = values(SCHEDULES["multistep80"](800, 0.1), [0, 299, 301, 499, 501, 699, 701, 799])
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.01, 1e-3, 1e-3, 1e-4, 1e-4], rtol=1e-5)
 
 
 def test_cosine_with_warm_up():
@@ -60,7 +65,13 @@ def test_generative_recipes_use_them():
     thirds = [0, 21_000, 22_000, 40_500, 41_500, 54_000, 55_000]
     rates = [at(energy_optimizer(PUREGEN), step) for step in thirds]
     np.testing.assert_allclose(rates, [1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6, 1e-7], rtol=1e-3)
-    np.testing.assert_allclose(at(energy_optimizer(HILL), 124_000), 1e-4, rtol=1e-3)
+    # Hill et al.: Adam for 125,000 steps, then SGD on the difference of energies, the loss times T.
+    rates = [at(energy_optimizer(HILL), step) for step in (0, 124_000, 124_999)]
+    np.testing.assert_allclose(rates, [1e-4] * 3, rtol=1e-3)
+    state = optax.tree.set(energy_optimizer(HILL).init({"w": jnp.zeros(())}), taken=jnp.array(125_000, jnp.int32))
+    updates, state = energy_optimizer(HILL).update({"w": jnp.array(3.0)}, state, {"w": jnp.zeros(())})
+    np.testing.assert_allclose(updates["w"], -5e-5 * 5e-5 * 3.0, rtol=1e-5)
+    assert state.taken == 125_001
     rates = [at(diffusion_optimizer(DiffusionRecipe()), step) for step in (250, 500, 20_750)]
     np.testing.assert_allclose(rates, [5e-5, 1e-4, 5e-5], rtol=1e-3)
 
@@ -80,6 +91,6 @@ def test_sgd_is_nesterov_with_decay_in_the_gradient():
 
 
 def test_an_unknown_schedule_is_refused():
-    with pytest.raises(ValueError, match="unknown schedule 'step'; known: cosine, multistep, triangular"):
+    with pytest.raises(ValueError, match="unknown schedule 'step'; known: cosine, multistep, multistep80, triangular"):
         sgd("step", 10, 0.1, 0.9, 0.0)
     assert sgd("cosine", 10, 0.1, 0.9, 0.0) is sgd("cosine", 10, 0.1, 0.9, 0.0)

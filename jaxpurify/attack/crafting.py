@@ -1,0 +1,161 @@
+"""The loop that crafts perturbations within a budget: all restarts in one program, signed Adam, projection."""
+
+import math
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, UInt8
+import numpy as np
+import optax
+
+from jaxpurify import loop
+from jaxpurify.attack.signed_adam import decayed, project, sign_then_adam
+from jaxpurify.random import named
+from jaxpurify.struct import static, struct
+from jaxpurify.types import PyTree
+
+Delta = Float[Array, "restarts rows height width channels"]
+OPTIMIZERS = ("sign_then_adam", "adam")
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """`(delta [P, H, W, C], key, crafting) -> (value, gradient)` for one restart at one step; a callable pytree.
+
+    The key is the restart's and the step's own, consumed.
+    """
+
+    def __call__(
+        self, delta: Any, key: Any, crafting: "Crafting", /
+    ) -> tuple[Float[Array, ""], Float[Array, "rows height width channels"]]: ...
+
+
+@struct
+class Crafting:
+    """The images that are perturbed and how.
+
+    Attributes:
+      images: stored images, uint8 [P, H, W, C].
+      labels: the labels that they carry in training [P].
+      index: their positions in the training set [P]; keys of single images are folded with them.
+      key: of the whole crafting.
+      epsilon, learning_rate: units of [0, 1].
+      steps: of the whole schedule.
+      decay: whether the rate falls by 10 at the published milestones.
+      optimizer: "sign_then_adam" (the gradient's sign, then Adam) or "adam".
+      together: restarts computed side by side, the others after them in the same program; 0: one on CPU, where more
+        at once are no faster and take longer to compile, all of them elsewhere.
+    """
+
+    images: UInt8[Array, "rows height width channels"]
+    labels: Int[Array, "rows"]
+    index: Int[Array, "rows"]
+    key: Key[Array, ""]
+    epsilon: Float[Array, ""]
+    learning_rate: Float[Array, ""]
+    steps: int = static()
+    decay: bool = static(default=True)
+    optimizer: str = static(default="sign_then_adam")
+    together: int = static(default=0)
+
+    def float_images(self) -> Float[Array, "rows height width channels"]:
+        """The images in [0, 1]."""
+        return self.images.astype(jnp.float32) / 255
+
+    def transformation(self) -> optax.GradientTransformation:
+        """The optimiser with its schedule."""
+        rate = decayed(self.learning_rate, self.steps, decay=self.decay)
+        return optax.adam(rate) if self.optimizer == "adam" else sign_then_adam(rate)
+
+
+@struct
+class Progress:
+    """Where crafting stands: `delta` [R, P, H, W, C], the optimiser's moments, and the steps taken."""
+
+    delta: Delta
+    moments: PyTree
+    count: Int[Array, ""]
+
+
+def start(crafting: Crafting, restarts: int) -> Progress:
+    """The published start: normal numbers times epsilon, projected; another draw for every restart.
+
+    Rows split over devices stay where the images of `crafting` are.
+    """
+    return _start(crafting, jnp.arange(restarts))
+
+
+@jax.jit
+def _start(crafting, restarts):
+    key = named(crafting.key, "start")
+    images = crafting.float_images()
+
+    def one(restart):
+        noise = jax.random.normal(jax.random.fold_in(key, restart), images.shape)
+        return project(noise * crafting.epsilon, images, crafting.epsilon)
+
+    delta = jax.vmap(one)(restarts)
+    return Progress(delta, crafting.transformation().init(delta), jnp.zeros((), jnp.int32))
+
+
+def advance(
+    objective: Objective, crafting: Crafting, state: Progress, steps: int
+) -> tuple[Progress, Float[np.ndarray, "_ _"]]:
+    """`steps` further steps of every restart; the state, and the objective [steps, R] before each of them."""
+    state, values = loop.scan(_step, state, steps, objective, crafting)
+    return state, np.asarray(jax.device_get(values))
+
+
+def _step(state, index, objective, crafting):
+    del index  # steps are counted in the state, so that crafting can pause
+    step_key = jax.random.fold_in(named(crafting.key, "steps"), state.count)
+    restarts = jnp.arange(len(state.delta))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, restarts)
+    values, gradients = _by_groups(state.delta, keys, objective, crafting)
+    updates, moments = crafting.transformation().update(gradients, state.moments, state.delta)
+    delta = project(state.delta + updates, crafting.float_images()[None], crafting.epsilon)
+    return Progress(delta, moments, state.count + 1), values
+
+
+def _by_groups(delta, keys, objective, crafting):
+    """The objective's values [R] and gradients [R, …], some restarts at a time."""
+    restarts = len(delta)
+    together = crafting.together or (1 if jax.default_backend() == "cpu" else restarts)
+    if together >= restarts:
+        return _group(None, jnp.uint32(0), delta[None], keys[None], objective, crafting)[1]
+    groups = jax.tree.map(lambda leaf: leaf.reshape(-1, together, *leaf.shape[1:]), (delta, keys))
+    _, found = loop.scan(_group, None, restarts // together, *groups, objective, crafting)
+    return jax.tree.map(lambda leaf: leaf.reshape(restarts, *leaf.shape[2:]), found)
+
+
+def _group(state, index, delta, keys, objective, crafting):
+    return state, jax.vmap(lambda delta, key: objective(delta, key, crafting))(delta[index], keys[index])
+
+
+def best(state: Progress, values: Float[np.ndarray, "_ _"]) -> tuple[Float[np.ndarray, "_ _ _ _"], int]:
+    """The perturbation [P, H, W, C] of the restart whose last value is lowest, and its number.
+
+    Raises:
+      ValueError: no restart ended with a finite value.
+    """
+    last = values[-1]
+    if not np.isfinite(last).any():
+        first = int(np.argmin(np.isfinite(values).any(1)))
+        raise ValueError(f"the objective is not finite at step {first} of {len(values)}; lower learning_rate")
+    chosen = int(np.nanargmin(np.where(np.isfinite(last), last, np.nan)))
+    return np.asarray(jax.device_get(state.delta[chosen])), chosen
+
+
+def check_settings(steps: int, restarts: int, learning_rate: float, optimizer: str = "sign_then_adam") -> None:
+    """Refuses settings with which nothing would be crafted.
+
+    Raises:
+      ValueError: fewer than one step or restart, a rate that is not above 0, an unknown optimiser.
+    """
+    if steps < 1 or restarts < 1:
+        raise ValueError(f"steps is {steps} and restarts is {restarts}; both must be at least 1")
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate is {learning_rate}; it must be above 0 and finite")
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"optimizer is {optimizer!r}; known: {', '.join(OPTIMIZERS)}")

@@ -1,0 +1,193 @@
+"""Witches' Brew: poisons whose training gradient points where a target's misclassification points."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Key
+import numpy as np
+
+from jaxpurify.attack.budget import add_levels, levels, to_levels
+from jaxpurify.attack.choose import StoredLabels
+from jaxpurify.attack.crafting import advance, best, check_settings, start
+from jaxpurify.attack.matching import Passenger, check_criterion
+from jaxpurify.attack.matching_objective import Matching, View, ensemble, target_gradients
+from jaxpurify.attack.surrogate import Apply, as_operand
+from jaxpurify.attack.targeted import check_outputs, check_targets, choose_base, make_crafting, split_over
+from jaxpurify.data.poison import Poison, Targets
+from jaxpurify.random import named
+from jaxpurify.types import Purifier, PyTree, StoredImages
+
+
+def gradient_matching(
+    apply: Apply | tuple | list,
+    params: PyTree,
+    key: Key[Array, ""],
+    images: StoredImages,
+    labels: StoredLabels,
+    *,
+    target: int,
+    targets: Targets,
+    base: int | None = None,
+    count: int | None = None,
+    fraction: float | None = None,
+    epsilon: float = 16 / 255,
+    loss: str | Passenger = "similarity",
+    criterion: str = "xent",
+    steps: int = 250,
+    restarts: int = 8,
+    restarts_together: int | None = None,
+    learning_rate: float = 0.025,
+    decay: bool = True,
+    optimizer: str = "sign_then_adam",
+    augment: Any = None,
+    match: str = "all",
+    micro_batch: int | None = None,
+    engine: str = "two-pass",
+    per_target: bool = False,
+    loss_weight: float = 0.0,
+    hidden: Apply | None = None,
+    hidden_weight: float = 1.0,
+    private_clip: float | None = None,
+    private_noise: float = 0.0,
+    transform: Purifier | None = None,
+    transform_draws: int = 1,
+    mesh: Mesh | None = None,
+) -> Poison:
+    """Gradient matching (Witches' Brew, arXiv:2009.02276): clean-label poisons for chosen test images.
+
+    minimise over |δ|∞ <= epsilon:  Σ over members m of Φ(p_m(δ); t_m),
+    p_m = ∇_θ mean CE(f_m(augment(x + δ)), y),  t_m = ∇_θ criterion(f_m(x_target), target), by Adam on the sign of
+    the gradient, from `restarts` random starts in one program; the start with the lowest last loss is kept.
+
+    Args:
+      apply: the surrogate, `(params, images [B, H, W, C] in [0, 1]) -> logits [B, classes]`; a list with one for
+        each member where members differ (`networks.partition.split_trainable` gives both).
+      params: what the victim trains (the gradients are taken over all of its leaves); a tuple or list is an ensemble.
+      key: draws poisons, starts, augmentation, purification and private noise.
+      images: the stored training images, uint8 [N, H, W, C].
+      labels: their labels, integers [N].
+      target: the class that the targets are to be taken for.
+      targets: the test images, with their true labels.
+      base: the class whose images become poisons; default `target` (for `"unxent"` the targets' own class).
+      count: how many poisons; or
+      fraction: the same as a share of all N images (published: 0.01).
+      epsilon: bound of every value, units of [0, 1]; holds in stored 8-bit images.
+      loss: Φ, a name from `attack.matching.PASSENGERS` or a `Passenger` with its options.
+      criterion: of the targets: "xent", "cw", "cw2", or "unxent" (away from their true labels: self-betrayal).
+      steps: of the optimiser.
+      restarts: random starts, all in one program.
+      restarts_together: how many of them side by side, a divisor of `restarts`; memory grows with it. None: one on
+        CPU, where more are no faster and take longer to compile, all of them elsewhere.
+      learning_rate: units of [0, 1]: 0.025 is the published 0.1 standard deviations. The published code multiplies
+        it by (mini-batch size / 512) / members; here it is used as it is.
+      decay: divide it by 10 after 37.5 %, 62.5 % and 87.6 % of the steps.
+      optimizer: "sign_then_adam" (published) or "adam".
+      augment: differentiable augmentation, keys [B] and images to images (published:
+        `data.augment.ContinuousShift`), or None.
+      match: "all": p is the gradient over all poisons, whatever `micro_batch`. "minibatch": as published, every
+        mini-batch of `micro_batch` rows is matched on its own and the losses averaged.
+      micro_batch: rows in memory at a time; None: all.
+      engine: "two-pass" needs rows that do not see each other (evaluation mode); "reverse" does not.
+      per_target: sum one loss a target instead of matching the gradient of their mean.
+      loss_weight: λ of an additional λ · (poisons' training loss) ("centreg").
+      hidden: `(params, images) -> features`: adds `hidden_weight` times the mean squared distance of the features of
+        poisons and of their clean images, to evade filters.
+      private_clip, private_noise: match the gradient as a private trainer sees it, clipped to this norm and with
+        noise N(0, (clip · noise)²); None: neither.
+      transform: keys [B] and poisoned images to images, through which the gradient goes, before `augment`; a
+        purifier here makes the attack adaptive. Targets are not purified: they are met after training.
+      transform_draws: draws of purifier and augmentation over which the poisons' loss is averaged.
+      mesh: split the poisons over its devices; their number must be a multiple of the devices.
+
+    Returns:
+      The poison: labels kept, `targets` carried, `how` with the matching losses of all restarts.
+
+    Raises:
+      ValueError: unknown names, `epsilon` outside [1/255, 1], targets whose label already is `target`, images of
+        another shape, more poisons than images of the class, or an objective that is not finite.
+    """
+    levels(epsilon)
+    check_settings(steps, restarts, learning_rate, optimizer)
+    if private_clip is not None and (not private_clip > 0 or private_noise < 0):
+        raise ValueError(f"private_clip is {private_clip} and private_noise is {private_noise}; above 0, and 0 or more")
+    if restarts_together is not None and (restarts_together < 1 or restarts % restarts_together):
+        raise ValueError(f"restarts_together is {restarts_together}; it must divide the {restarts} restarts")
+    check_targets(images, labels, target, targets)
+    applies, members = ensemble(apply, params)
+    check_outputs(applies, members, images.shape[1:], target)
+    check_criterion(criterion)
+    if base is None:
+        base = int(targets.labels[0]) if criterion == "unxent" else target
+    index = choose_base(named(key, "choice"), labels, base, count, fraction)
+    passenger = (loss if isinstance(loss, Passenger) else Passenger(loss)).for_parameters(members[0])
+    seen = jnp.asarray(targets.images, jnp.float32) / 255
+    true_labels = jnp.asarray(targets.labels, jnp.int32)
+    wanted = true_labels if criterion == "unxent" else jnp.full(len(targets), target, jnp.int32)
+    clean = None
+    if passenger.repel == "intended" and float(passenger.repel_weight):
+        clean = target_gradients(applies, members, seen, true_labels, per_target=per_target)
+    objective = Matching(
+        applies,
+        members,
+        target_gradients(applies, members, seen, wanted, criterion=criterion, per_target=per_target),
+        passenger,
+        View(as_operand(transform), as_operand(augment)),
+        clean=clean,
+        hidden=as_operand(hidden),
+        hidden_weight=jnp.float32(hidden_weight),
+        private_clip=None if private_clip is None else jnp.float32(private_clip),
+        private_noise=jnp.float32(private_noise),
+        loss_weight=jnp.float32(loss_weight),
+        draws=transform_draws,
+        match=match,
+        micro_batch=micro_batch,
+        engine=engine,
+    )
+    how_to = (epsilon, learning_rate, steps, decay, optimizer, restarts_together or 0)
+    crafting = make_crafting(images, labels, index, key, *how_to)
+    state = start(crafting, restarts)
+    if mesh is not None:
+        objective, crafting, state = split_over(mesh, objective, crafting, state)
+    state, values = advance(objective, crafting, state, steps)
+    delta, chosen = best(state, values)
+    return Poison(
+        images=add_levels(images[index], to_levels(delta, epsilon)),
+        labels=labels[index].astype(np.int32),
+        index=index,
+        target=target,
+        targets=targets,
+        how={
+            "attack": "gradient_matching",
+            "labels_changed": False,
+            "base": int(base),
+            "count": len(index),
+            "norm": "linf",
+            "epsilon": float(epsilon),
+            "loss": passenger.name,
+            "criterion": criterion,
+            "members": len(members),
+            "steps": steps,
+            "restarts": restarts,
+            "learning_rate": float(learning_rate),
+            "decay": decay,
+            "optimizer": optimizer,
+            "augmented": augment is not None,
+            "match": match,
+            "micro_batch": micro_batch,
+            "engine": engine,
+            "per_target": per_target,
+            "norm_weight": float(passenger.norm_weight),
+            "repel_weight": float(passenger.repel_weight),
+            "repel": passenger.repel,
+            "loss_weight": float(loss_weight),
+            "hidden_weight": float(hidden_weight) if hidden is not None else 0.0,
+            "private_clip": None if private_clip is None else float(private_clip),
+            "private_noise": float(private_noise),
+            "adaptive": transform is not None,
+            "transform_draws": transform_draws,
+            "chosen_restart": chosen,
+            "first_losses": values[0].tolist(),
+            "last_losses": [float(value) if np.isfinite(value) else None for value in values[-1]],
+        },
+    )

@@ -1,0 +1,247 @@
+"""Sleeper Agent: a hidden trigger by gradient matching, with the surrogate retrained on the poisons on the way."""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+import numpy as np
+
+from jaxpurify.attack.badnets import patch_trigger
+from jaxpurify.attack.budget import add_levels, levels, to_levels
+from jaxpurify.attack.choose import StoredLabels, check_dataset, check_target, choose, poison_count, positions
+from jaxpurify.attack.crafting import advance, best, check_settings, start
+from jaxpurify.attack.gradient_norms import gradient_norms
+from jaxpurify.attack.matching import Passenger
+from jaxpurify.attack.matching_objective import Matching, RowLosses, View, ensemble
+from jaxpurify.attack.second_order import summed_gradient
+from jaxpurify.attack.surrogate import Apply, as_operand
+from jaxpurify.attack.targeted import check_outputs, make_crafting
+from jaxpurify.data.poison import PatchTrigger, Poison
+from jaxpurify.random import image_keys, named
+from jaxpurify.struct import struct
+from jaxpurify.types import Images, Keys, Purifier, PyTree, StoredImages
+
+# (the training images as poisoned so far, uint8 [N, H, W, C]; their labels [N]; a key) to new params.
+Retrain = Callable[[Any, Any, Any], PyTree]
+SELECTIONS = ("gradient", "random")
+
+
+def sleeper_agent(
+    apply: Apply | tuple | list,
+    params: PyTree,
+    key: Key[Array, ""],
+    images: StoredImages,
+    labels: StoredLabels,
+    *,
+    target: int,
+    source: int | None = None,
+    count: int | None = None,
+    fraction: float | None = None,
+    epsilon: float = 16 / 255,
+    patch: Float[np.ndarray | Array, "_ _ _"] | None = None,
+    size: int = 8,
+    source_count: int | None = None,
+    selection: str = "gradient",
+    retrain: Retrain | None = None,
+    retrain_every: int = 50,
+    loss: str | Passenger = "similarity",
+    steps: int = 250,
+    restarts: int = 1,
+    learning_rate: float = 0.025,
+    decay: bool = True,
+    optimizer: str = "sign_then_adam",
+    augment: Any = None,
+    match: str = "all",
+    micro_batch: int | None = None,
+    chunk: int = 256,
+    transform: Purifier | None = None,
+    transform_draws: int = 1,
+) -> Poison:
+    """Sleeper Agent (arXiv:2106.08970): clean-label poisons that hide a patch they do not contain.
+
+    Gradient matching (see `gradient_matching`) with t = mean over source images of ∇_θ CE(f(x with the patch at a
+    random place), target). Every `retrain_every` steps the surrogate is trained anew on the training set as it is
+    poisoned by then, and t computed again.
+
+    Args:
+      apply: the surrogate, `(params, images) -> logits`; a list with one a member where members differ.
+      params: what training moves; a tuple or list is an ensemble.
+      key: draws sources, poisons, patch and places, starts, augmentation, and the keys of `retrain`.
+      images: the stored training images, uint8 [N, H, W, C].
+      labels: their labels, integers [N].
+      target: the class that the trigger is to mean; poisons are images of it.
+      source: the class whose images with the patch are to be taken for `target`; None: all other classes.
+      count: how many poisons; or
+      fraction: the same as a share of all N images (published: 0.01).
+      epsilon: bound of every value of a poison, units of [0, 1]; holds in stored 8-bit images. The patch is not
+        bound by it: no poison carries it.
+      patch: the patch [s, s, C] in [0, 1]; None: `size` × `size` random black and white values a channel.
+      size: side of the random patch.
+      source_count: how many source images t averages over, drawn once; None: all.
+      selection: which images of class `target` become poisons: "gradient", those with the longest gradient of their
+        own loss, or "random".
+      retrain: `(images, labels, key) -> params` of the same structure as `params`, or None: the surrogate stays.
+      retrain_every: steps between retrainings; the published 50 of 250 makes four.
+      loss: Φ, a name from `attack.matching.PASSENGERS` or a `Passenger`.
+      steps, restarts, learning_rate, decay, optimizer, augment, match, micro_batch: as in `gradient_matching`.
+      chunk: source images at a time where t is computed.
+      transform: keys [B] and poisoned images to images, through which the gradient goes; makes the attack adaptive.
+      transform_draws: draws of purifier and augmentation over which the poisons' loss is averaged.
+
+    Returns:
+      The poison: labels kept; its `trigger` puts the patch into the bottom right corner; `how["source"]` says of
+      which class's images success is counted.
+
+    Raises:
+      ValueError: `epsilon` outside [1/255, 1], unknown names or classes, `source` equal to `target`, more poisons
+        than images of the class, several restarts with `retrain` (only one set of poisons can be trained on), or an
+        objective that is not finite.
+
+    Warning: the published evaluation draws a place for the patch for every test image as well.
+    """
+    levels(epsilon)
+    check_settings(steps, restarts, learning_rate, optimizer)
+    check_dataset(images, labels)
+    check_target(target, labels)
+    if retrain is not None and (restarts != 1 or retrain_every < 1):
+        raise ValueError(f"restarts is {restarts} and retrain_every is {retrain_every}; with retrain, 1 and at least 1")
+    if chunk < 1 or selection not in SELECTIONS:
+        raise ValueError(f"selection is {selection!r} and chunk is {chunk}; known: {', '.join(SELECTIONS)}, at least 1")
+    applies, members = ensemble(apply, params)
+    check_outputs(applies, members, images.shape[1:], target)
+    trigger, patch = _trigger(images.shape[1:], patch, size, named(key, "patch"))
+    sources = _sources(named(key, "sources"), labels, source, target, source_count)
+    number = poison_count(count, fraction, len(labels))
+    of_class = positions(labels == target)
+    what = f"images of class {target}"
+    if selection == "random" or number > len(of_class):
+        index = choose(named(key, "choice"), of_class, number, what=what)
+    else:
+        norms = gradient_norms(applies, members, images[of_class], labels[of_class])
+        index = np.sort(of_class[np.argsort(-norms, kind="stable")[:number]])
+    crafting = make_crafting(images, labels, index, key, epsilon, learning_rate, steps, decay, optimizer)
+    state = start(crafting, restarts)
+    views = View(as_operand(transform), as_operand(augment))
+    passenger = (loss if isinstance(loss, Passenger) else Passenger(loss)).for_parameters(members[0])
+    seen = jnp.asarray(images[sources], jnp.float32) / 255
+
+    def matching(members, when):
+        keys = image_keys(jax.random.fold_in(named(key, "places"), when), jnp.asarray(sources))
+        wanted = tuple(
+            _source_gradient(each, member, Scatter(patch), keys, seen, jnp.int32(target), chunk)
+            for each, member in zip(applies, members, strict=True)
+        )
+        options = {"draws": transform_draws, "match": match, "micro_batch": micro_batch}
+        return Matching(applies, members, wanted, passenger, views, **options)
+
+    objective = matching(members, 0)
+    pieces, length = [], steps if retrain is None else retrain_every
+    for first in range(0, steps, length):
+        if first and retrain is not None:
+            poisoned = images.copy()
+            poisoned[index] = add_levels(images[index], to_levels(np.asarray(state.delta[0]), epsilon))
+            fresh = retrain(poisoned, labels, jax.random.fold_in(named(key, "retrain"), first))
+            objective = matching(_like(members, fresh), first)
+        state, values = advance(objective, crafting, state, min(length, steps - first))
+        pieces.append(values)
+    values = np.concatenate(pieces)
+    delta, chosen = best(state, values)
+    return Poison(
+        images=add_levels(images[index], to_levels(delta, epsilon)),
+        labels=np.full(number, target, np.int32),
+        index=index,
+        target=target,
+        trigger=trigger,
+        how={
+            "attack": "sleeper_agent",
+            "labels_changed": False,
+            "source": source,
+            "sources": len(sources),
+            "count": number,
+            "norm": "linf",
+            "epsilon": float(epsilon),
+            "patch_size": int(patch.shape[0]),
+            "selection": selection,
+            "retrainings": len(pieces) - 1,
+            "retrain_every": retrain_every if retrain is not None else None,
+            "loss": passenger.name,
+            "members": len(members),
+            "steps": steps,
+            "restarts": restarts,
+            "learning_rate": float(learning_rate),
+            "decay": decay,
+            "optimizer": optimizer,
+            "augmented": augment is not None,
+            "match": match,
+            "micro_batch": micro_batch,
+            "adaptive": transform is not None,
+            "transform_draws": transform_draws,
+            "chosen_restart": chosen,
+            "first_losses": values[0].tolist(),
+            "last_losses": [float(value) if np.isfinite(value) else None for value in values[-1]],
+        },
+    )
+
+
+@struct
+class Scatter:
+    """Puts `patch` [s, s, C] at a uniformly random place of each image; one key an image, consumed."""
+
+    patch: Float[Array, "side side channels"]
+
+    def __call__(self, keys: Keys, images: Images) -> Images:
+        side = self.patch.shape[0]
+        room = jnp.array([images.shape[1] - side + 1, images.shape[2] - side + 1])
+
+        def paste(key, image):
+            row, column = jax.random.randint(key, (2,), jnp.zeros(2, int), room)
+            return lax.dynamic_update_slice(image, self.patch, (row, column, 0))
+
+        return jax.vmap(paste)(keys, images)
+
+
+@functools.partial(jax.jit, static_argnames="chunk")
+def _source_gradient(apply, params, scatter, keys, images, target, chunk):
+    """t of one member with a leading axis of 1, a chunk of sources at a time."""
+    rows = images, jnp.full(len(images), target), keys
+    losses = RowLosses(apply, View(augment=scatter))
+    _, gradient = summed_gradient(losses, params, jnp.zeros_like(images), rows, micro_batch=chunk)
+    return jax.tree.map(lambda leaf: leaf[None], gradient)
+
+
+def _trigger(shape, patch, size, key) -> tuple[PatchTrigger, Array]:
+    """The test-time trigger, in the corner, and the patch alone."""
+    if patch is None:
+        trigger = patch_trigger(shape, key, pattern="random", size=size)
+        return trigger, jnp.asarray(trigger.pattern)[shape[0] - size :, shape[1] - size :]
+    patch = jnp.asarray(patch, jnp.float32)
+    side = patch.shape[0]
+    if patch.shape != (side, side, shape[2]) or not 1 <= side <= min(shape[:2]):
+        raise ValueError(f"patch has the shape {patch.shape}; it must be a square that fits into images of {shape}")
+    corner = patch_trigger(shape, key, pattern="white", size=side)
+    canvas = jnp.zeros(shape).at[shape[0] - side :, shape[1] - side :].set(patch)
+    return dataclasses.replace(corner, pattern=canvas), patch
+
+
+def _sources(key, labels, source, target, count):
+    """Positions of the source images."""
+    if source is not None and not np.any(labels == source):
+        raise ValueError(f"source is {source}; no training image has this label")
+    if source == target:
+        raise ValueError(f"source is {source}, which is the target class; patched images of it are right already")
+    found = positions(labels != target) if source is None else positions(labels == source)
+    what = "source images" if source is None else f"images of class {source}"
+    return found if count is None else choose(key, found, count, what=what)
+
+
+def _like(members, params):
+    """Retrained params as members, refused where their structure is another one."""
+    fresh = tuple(params) if isinstance(params, tuple | list) else (params,)
+    if jax.tree.structure(fresh) != jax.tree.structure(members):
+        raise ValueError("retrain returned params of another structure than those that it was called to replace")
+    return fresh

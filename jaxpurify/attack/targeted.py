@@ -1,0 +1,93 @@
+"""What targeted attacks share: checks of their input, the choice of base images, and rows over devices."""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Key
+import numpy as np
+
+from jaxpurify.attack.choose import Index, StoredLabels, check_dataset, check_target, choose, poison_count, positions
+from jaxpurify.attack.crafting import Crafting, Progress
+from jaxpurify.attack.surrogate import class_count
+from jaxpurify.data.poison import Targets
+from jaxpurify.random import named
+from jaxpurify.sharding import replicate, shard
+from jaxpurify.types import PyTree, StoredImages
+
+
+def check_targets(images: StoredImages, labels: StoredLabels, target: int, targets: Targets) -> None:
+    """Refuses data, a class or target images that a targeted attack cannot work with.
+
+    Raises:
+      ValueError: a bad data set, an unknown class, target images of another shape or already of class `target`.
+    """
+    check_dataset(images, labels)
+    check_target(target, labels)
+    if targets.images.shape[1:] != images.shape[1:]:
+        raise ValueError(f"targets have the shape {targets.images.shape[1:]}; training images have {images.shape[1:]}")
+    if (targets.labels == target).any():
+        raise ValueError(f"target is {target}; a target image has this label already, there is nothing to change")
+
+
+def check_outputs(applies: tuple, members: tuple, shape: tuple[int, ...], target: int) -> None:
+    """Raises ValueError unless every member answers with logits and `target` is among them."""
+    for apply, member in zip(applies, members, strict=True):
+        classes = class_count(apply, member, shape)
+        if not 0 <= target < classes:
+            raise ValueError(f"target is {target}; the surrogate's outputs are 0 … {classes - 1}")
+
+
+def choose_base(
+    key: Key[Array, ""], labels: StoredLabels, base: int, count: int | None, fraction: float | None
+) -> Index:
+    """Positions of `count` random images of class `base`, ascending; the key is consumed."""
+    if not np.any(labels == base):
+        raise ValueError(f"base is {base}; no training image has this label")
+    number = poison_count(count, fraction, len(labels))
+    return choose(key, positions(labels == base), number, what=f"images of class {base}")
+
+
+def make_crafting(
+    images: StoredImages,
+    labels: StoredLabels,
+    index: Index,
+    key: Key[Array, ""],
+    epsilon: float,
+    learning_rate: float,
+    steps: int,
+    decay: bool,
+    optimizer: str,
+    together: int = 0,
+) -> Crafting:
+    """The chosen rows and settings on the device."""
+    return Crafting(
+        jnp.asarray(images[index]),
+        jnp.asarray(labels[index], jnp.int32),
+        jnp.asarray(index, jnp.int32),
+        named(key, "crafting"),
+        jnp.float32(epsilon),
+        jnp.float32(learning_rate),
+        steps,
+        decay,
+        optimizer,
+        together,
+    )
+
+
+def split_over(mesh: Mesh, objective: PyTree, crafting: Crafting, state: Progress) -> tuple[PyTree, Crafting, Progress]:
+    """The poisons split over the mesh's devices, everything else on all of them.
+
+    Raises:
+      ValueError: the number of poisons is no multiple of the number of devices.
+    """
+    rows = len(crafting.index)
+    if rows % mesh.size:
+        raise ValueError(f"count is {rows}; split over {mesh.size} devices it must be a multiple of them")
+
+    def place(leaf):
+        # Crafting holds rows on the first axis, the state of all restarts on the second; the rest are scalars.
+        if leaf.ndim == 5:
+            return shard(mesh, leaf, None, ("replica", "data"))
+        return shard(mesh, leaf) if leaf.ndim else replicate(mesh, leaf)
+
+    return replicate(mesh, objective), jax.tree.map(place, crafting), jax.tree.map(place, state)

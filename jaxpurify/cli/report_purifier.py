@@ -1,0 +1,136 @@
+"""`jaxpurify report purifier`: what a purifier does to the poisons of one attack, as one page."""
+
+import dataclasses
+from pathlib import Path
+import time
+from typing import Any
+
+import tyro
+
+from jaxpurify.cli.options import check_output, check_seed, read_options
+from jaxpurify.cli.progress import progress_display
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Measure a purifier on the poisons of one attack: energies, crossing plot, PSNR, perturbation survival.
+
+    Helps to choose steps before victims are trained. It purifies COUNT images twice for each number of steps.
+
+    Attributes:
+      source: the clean data set that was poisoned.
+      poison: the .npz file that `jaxpurify craft` wrote for it.
+      purifier: a preset or spec, as for `jaxpurify purify`; of a filter, what it applies to the chosen images.
+      out: the HTML page.
+      count: how many of the poisons are measured, the first ones that differ from their clean image.
+      steps: numbers of steps for the crossing plot; default a quarter to one and a half of the purifier's own.
+      energy: weights of the energy, if not the purifier's own or the bundled one for the image size.
+      size: stretch every image to this height and width first.
+      seed: of all random numbers.
+      force: replace OUT if it exists.
+    """
+
+    source: tyro.conf.Positional[str]
+    poison: Path
+    purifier: str
+    out: Path
+    count: int = 64
+    steps: tuple[int, ...] = ()
+    energy: str | None = None
+    size: int | None = None
+    seed: int = 0
+    force: bool = False
+
+
+def main(arguments: list[str]) -> int | None:
+    """Runs the command."""
+    options = read_options(Options, arguments, command="report purifier")
+    check_seed(options.seed)
+    check_output(options.out, force=options.force, source=options.source)
+    if options.count < 1:
+        raise ValueError(f"count {options.count}; at least 1 image is needed")
+    if any(number < 1 for number in options.steps):
+        raise ValueError(f"steps {' '.join(map(str, options.steps))}; all of them must be at least 1")
+
+    import jax
+
+    from jaxpurify.data.poison import load_poison, poison_dataset
+    from jaxpurify.data.sources import load_source
+    from jaxpurify.evaluate.crossing import crossing, parts
+    from jaxpurify.evaluate.effect import effect
+    from jaxpurify.evaluate.effect_report import effect_report
+    from jaxpurify.evaluate.purifiers import make_purifier
+    from jaxpurify.purify.filter import TopEnergy
+
+    dataset, poison = load_source(options.source, size=options.size), load_poison(options.poison)
+    poisoned = poison_dataset(dataset, poison).images[poison.index]
+    clean = dataset.images[poison.index]
+    rows = (clean != poisoned).any((1, 2, 3)).nonzero()[0][: options.count]
+    if not len(rows):
+        raise ValueError(f"no poison of {options.poison} differs from its image in {options.source}; is it of another?")
+    purifier = make_purifier(options.purifier, dataset.images.shape[1:])
+    energy = _energy(options, purifier, dataset.images.shape[1:])
+    whole = purifier
+    purifier = whole.purifier if isinstance(whole, TopEnergy) else whole
+
+    pair, index = (clean[rows], poisoned[rows]), poison.index[rows]
+    start, key, crossings = time.perf_counter(), jax.random.key(options.seed), {}
+    with progress_display() as progress:
+        measured = effect(
+            purifier,
+            *pair,
+            key=key,
+            energy=energy,
+            index=index,
+            progress=lambda finished, total: progress("purify", finished, total),
+        )
+        for number, part in enumerate(parts(purifier)):
+            name = part.name if part.name not in crossings else f"{part.name}, part {number + 1}"
+            found = crossing(
+                part.at,
+                *pair,
+                options.steps or part.grid(),
+                key=key,
+                index=index,
+                progress=lambda finished, total, name=name: progress(f"crossing, {name}", finished, total),
+            )
+            crossings[name] = (part.own, found)
+    seconds = time.perf_counter() - start
+    settings = {
+        "purifier": options.purifier,
+        "source": options.source,
+        "poison": str(options.poison),
+        "attack": poison.how,
+        "images": f"{len(rows):,} of {len(poison):,} poisons",
+        "seed": options.seed,
+    }
+    written = effect_report(
+        options.out, measured, crossings, purifier=options.purifier, settings=settings, seconds=seconds
+    )
+    print(_line(measured, crossings, written))
+    return None
+
+
+def _energy(options: Options, purifier: Any, shape: tuple[int, ...]) -> Any:
+    """The energy that the options name, the purifier's own, the bundled one, or None."""
+    from jaxpurify.cli.purify import find_energy
+    from jaxpurify.evaluate.purifiers import energy_for
+    from jaxpurify.weights.catalogue import BUNDLED
+
+    if options.energy is not None:
+        return energy_for(shape, options.energy)
+    own = find_energy(purifier)
+    bundled = any(known == ("energy", shape) for known in BUNDLED.values())
+    return energy_for(shape) if own is None and bundled else own
+
+
+def _line(measured: Any, crossings: dict[str, Any], written: Path) -> str:
+    import numpy as np
+
+    words = []
+    if measured.auroc is not None:
+        words.append(f"AUROC {measured.auroc:.3f}, after purification {measured.auroc_purified:.3f}")
+    words.append(f"median survival {np.median(measured.survival):.2f}")
+    for name, (_, found) in crossings.items():
+        words.append(f"crossing {'not reached' if found.point is None else f'at {found.point:.0f} {name}'}")
+    return f"{'; '.join(words)}; {written}"

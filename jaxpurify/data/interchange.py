@@ -1,0 +1,202 @@
+"""Poison folders of the poisoning benchmark (arXiv:2006.12557), read and written.
+
+A folder holds one trial: `poisons.pickle` (PIL images and labels), `base_indices.pickle` (the positions that they
+replace) and `target.pickle` (the image that is to be misclassified, and for triggered attacks the patch).
+"""
+
+from pathlib import Path
+import pickle
+from typing import Any
+import zipfile
+
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from jaxpurify.data.destination import replacing
+from jaxpurify.data.image import to_float, to_uint8
+from jaxpurify.data.locate import check_same_shape, exact_positions, level_limit, locate
+from jaxpurify.data.poison import PatchTrigger, Poison, Targets
+from jaxpurify.data.poison_setups import Setup as Setup
+from jaxpurify.data.poison_setups import read_setups as read_setups
+from jaxpurify.data.poison_setups import write_setups as write_setups
+from jaxpurify.data.restricted_pickle import load_pickle
+
+_PROTOCOL = 4
+
+
+def read_benchmark(
+    folder: str | Path,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    epsilon: float | None = 8 / 255,
+    test_images: np.ndarray | None = None,
+    search: bool = False,
+) -> Poison:
+    """Reads a poison folder, checked against the training set that it was made for.
+
+    Args:
+      folder: with `poisons.pickle`, `base_indices.pickle` and `target.pickle` (or Sleeper Agent's
+        `source.pickle`; with several sources our `sources.npz`).
+      images: the training images, uint8 [N, H, W, C], in the order of the indices.
+      labels: their labels [N].
+      epsilon: bound on every value, units of [0, 1]; files may exceed it by one level, because published
+        crafters truncate to 8 bits where others round. None: no bound.
+      test_images: the test set, uint8; given, the target's position in it is looked up.
+      search: look for each poison's base among images of its label, instead of believing the indices. Needed
+        where the training set is in another order; they are the order of CIFAR-10's own files, which TFDS changes.
+
+    Returns:
+      The poison. `target` is the poisons' label. With a patch, `trigger` is that patch, and `targets` hold the
+      patched image. Without `test_images` the position of a target is its position in the file.
+      A base that occurs twice keeps its first poison; `how["repeated_bases"]` counts the others.
+
+    Raises:
+      ValueError: a file is missing or damaged or holds anything but arrays and images; an index is out of range;
+        a poison is further from the image at its index than `epsilon` allows; the target is not in `test_images`.
+    """
+    folder = Path(folder)
+    limit = level_limit(epsilon)
+    poisons, poison_labels = _read_poisons(folder / "poisons.pickle")
+    check_same_shape(poisons, images)
+    index = np.asarray(load_pickle(folder / "base_indices.pickle"))
+    if index.shape != (len(poisons),) or not np.issubdtype(index.dtype, np.integer):
+        raise ValueError(f"{folder}: {len(poisons)} poisons and base indices of shape {index.shape}; one each needed")
+    if search:
+        index = locate(poisons, poison_labels, images, labels, limit)
+    first = np.sort(np.unique(index, return_index=True)[1])
+    repeated = len(index) - len(first)
+    poisons, poison_labels, index = poisons[first], poison_labels[first], index[first]
+    largest = _check_match(folder, poisons, images, index, limit)
+    targets, trigger, corner = _read_targets(folder, test_images)
+    how: dict[str, Any] = {"attack": "benchmark", "labels_changed": bool((labels[index] != poison_labels).any())}
+    how |= {"count": len(poisons), "norm": "linf", "epsilon": epsilon, "largest_change": largest}
+    how |= {"repeated_bases": repeated, "patch_corner": corner}
+    return Poison(poisons, poison_labels, index, int(poison_labels[0]), trigger, how, targets)
+
+
+def write_benchmark(
+    folder: str | Path, poison: Poison, *, positions: np.ndarray | None = None, force: bool = False
+) -> None:
+    """Writes a poison folder that the benchmark's code can read; 8-bit values are written as they are.
+
+    Several targets are also written to `sources.npz`; the benchmark itself scores the first one only. A patch
+    trigger is written beside the target; any other trigger is put on the target.
+
+    Args:
+      folder: the folder to write, complete or absent.
+      poison: with `targets`, because the benchmark scores target images only.
+      positions: integers [P], the poisons' positions in the benchmark's order, if that is not the order of
+        `poison.index`.
+      force: replace the folder if it was written by this library.
+
+    Raises:
+      ValueError: no targets, no poison, or `positions` of another length.
+    """
+    targets = poison.targets
+    if targets is None:
+        raise ValueError("this poison has no target images; the benchmark's folders need at least one")
+    index = poison.index if positions is None else np.asarray(positions)
+    if index.shape != (len(poison),) or not len(poison):
+        raise ValueError(f"positions have shape {index.shape}; one for each of {len(poison)} poisons, at least one")
+    target: tuple[Any, ...] = (_picture(targets.images[0]), int(targets.labels[0]))
+    patch = _patch_of(poison.trigger)
+    if patch is not None:
+        target = (*target, *patch)
+    elif poison.trigger is not None:
+        stored = to_uint8(np.asarray(poison.trigger(jnp.asarray(to_float(targets.images[:1])))))
+        target = (_picture(np.asarray(stored)[0]), target[1])
+    poisons = [(_picture(image), int(label)) for image, label in zip(poison.images, poison.labels, strict=True)]
+    with replacing(Path(folder), force=force) as temporary:
+        temporary.mkdir()
+        contents = {"poisons": poisons, "base_indices": [int(position) for position in index], "target": target}
+        for name, content in contents.items():
+            (temporary / f"{name}.pickle").write_bytes(pickle.dumps(content, _PROTOCOL))
+        if len(targets) > 1:
+            arrays = {"images": targets.images, "labels": targets.labels, "index": targets.index}
+            np.savez_compressed(temporary / "sources.npz", **arrays)
+
+
+def _read_poisons(path):
+    """The images uint8 [P, H, W, C] and labels of `poisons.pickle`."""
+    pairs = load_pickle(path)
+    try:
+        images = np.stack([np.asarray(pair[0]) for pair in pairs])
+        labels = np.array([int(pair[1]) for pair in pairs], np.int32)
+    except (TypeError, ValueError, IndexError) as error:
+        raise ValueError(f"{path} does not hold images and labels ({error})") from error
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise ValueError(f"{path} holds images of {images.dtype} {images.shape[1:]}; 8-bit pictures are needed")
+    return images, labels
+
+
+def _read_targets(folder, test_images):
+    """The targets, the trigger (or None) and the corner [x, y] of its patch (or None)."""
+    file = next((folder / name for name in ("target.pickle", "source.pickle") if (folder / name).exists()), None)
+    if file is None:
+        raise ValueError(f"{folder} has neither target.pickle nor source.pickle")
+    content = load_pickle(file)
+    if not isinstance(content, tuple | list) or len(content) not in (2, 4) or np.ndim(content[0]) != 3:
+        raise ValueError(f"{file} is not an image and a class, with or without a patch and its corner")
+    images, labels = np.asarray(content[0])[None], np.array([int(content[1])], np.int32)
+    trigger, corner = None, None
+    if len(content) == 4:
+        corner = [int(number) for number in content[3]]
+        trigger = _patch_trigger(file, np.asarray(content[2], np.float32), corner, images.shape[1:])
+    if (folder / "sources.npz").exists():
+        try:
+            with np.load(folder / "sources.npz", allow_pickle=False) as sources:
+                images, labels, index = sources["images"], sources["labels"], sources["index"]
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{folder / 'sources.npz'} is not a file of sources ({error})") from error
+    else:
+        index = np.arange(len(images)) if test_images is None else exact_positions(images, test_images)
+        if index.min() < 0:
+            raise ValueError(f"{file}: the target is not among the {len(test_images)} test images")
+    if trigger is not None:
+        images = np.asarray(to_uint8(np.asarray(trigger(jnp.asarray(to_float(images))))))
+    return Targets(images, labels, index), trigger, corner
+
+
+def _patch_trigger(file, patch, corner, shape):
+    """The patch [C, h, w] with its upper left pixel at `corner` (x, y) of images of `shape`."""
+    height, width, channels = shape
+    left, top = corner
+    rows, columns = slice(top, top + patch.shape[1]), slice(left, left + patch.shape[2])
+    outside = min(corner) < 0 or rows.stop > height or columns.stop > width
+    if patch.ndim != 3 or patch.shape[0] != channels or outside or patch.min() < 0 or patch.max() > 1:
+        raise ValueError(f"{file}: a patch of shape {patch.shape} at {corner} does not fit images of {shape}")
+    pattern, mask = np.zeros(shape, np.float32), np.zeros((height, width, 1), np.float32)
+    pattern[rows, columns], mask[rows, columns] = patch.transpose(1, 2, 0), 1
+    return PatchTrigger(pattern, mask)
+
+
+def _patch_of(trigger):
+    """The patch float [C, h, w] and its corner [x, y]; None for a trigger that is not one opaque rectangle."""
+    if not isinstance(trigger, PatchTrigger):
+        return None
+    mask = np.asarray(trigger.mask)[..., 0]
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows) or (mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] != 1).any():
+        return None
+    inside = np.asarray(trigger.pattern, np.float32)[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return inside.transpose(2, 0, 1).copy(), [int(columns[0]), int(rows[0])]
+
+
+def _check_match(folder, poisons, images, index, limit):
+    """The largest change in levels; ValueError where a poison is not near the image that it replaces."""
+    if index.min() < 0 or index.max() >= len(images):
+        wrong = index.min() if index.min() < 0 else index.max()
+        raise ValueError(f"{folder}: base index {wrong} is out of range; there are {len(images)} training images")
+    change = np.abs(poisons.astype(np.int16) - images[index]).max((1, 2, 3))
+    if change.max() > limit:
+        raise ValueError(
+            f"{folder}: poison {change.argmax()} differs by {change.max()} levels from training image "
+            f"{index[change.argmax()]}, {limit} are allowed; another data set, another order or a larger epsilon?"
+        )
+    return int(change.max())
+
+
+def _picture(image):
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)

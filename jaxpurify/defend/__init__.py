@@ -1,0 +1,4 @@
+"""Defences that change training itself."""
+
+from jaxpurify.defend.friendly_noise import FriendlyNoise as FriendlyNoise
+from jaxpurify.defend.friendly_noise import RandomNoise as RandomNoise

@@ -1,0 +1,136 @@
+"""How an attack of the catalogue is called: what it sees of a surrogate, its targets, what it goes through."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jaxtyping import Array, Key
+import numpy as np
+
+from jaxpurify.attack.catalogue import Attack, named_attack
+from jaxpurify.data.dataset import Dataset
+from jaxpurify.data.poison import Poison, Targets
+from jaxpurify.evaluate.purifiers import make_purifier
+from jaxpurify.evaluate.specs import parse_spec
+from jaxpurify.networks.freeze import Frozen
+from jaxpurify.networks.partition import split_trainable
+from jaxpurify.purify.adaptive import Adaptive
+from jaxpurify.random import named
+
+# Callables, arrays and devices, which a spec cannot hold, and what returns several poisons.
+NOT_IN_SPECS = {
+    "trigger", "transform", "augment", "targets", "overlay", "mesh", "separately", "hidden", "patch", "bases",
+    "retrain", "refresh",
+}  # fmt: skip
+# What a spec says of the purifier that an attacker crafts through, for every attack that follows a gradient.
+ADAPTIVE = ("through", "gradient", "gradient_steps", "gradient_difference")
+
+
+def attack_of(spec: str) -> tuple[Attack, dict[str, Any], dict[str, Any]]:
+    """The attack that `spec` names, its own options, and those of the purifier that it goes through.
+
+    `through="langevin(steps=150)"` makes any attack that follows a gradient adaptive; `gradient`, `gradient_steps` and
+    `gradient_difference` are `Adaptive`'s mode, steps and difference.
+
+    Raises:
+      ValueError: an unknown attack, positional options, or an option that it does not take.
+    """
+    part = parse_spec(spec)
+    entry = named_attack(part.name)
+    if part.positional:
+        raise ValueError(f"attack {spec!r}: options are written name=value")
+    known = [name for name in entry.options if name not in NOT_IN_SPECS]
+    if "transform" in entry.options:
+        known += ADAPTIVE
+    unknown = [name for name in part.options if name not in known]
+    if unknown:
+        raise ValueError(f"attack {part.name!r} takes no option {unknown[0]!r}; known: {', '.join(known)}")
+    through = {name: value for name, value in part.options.items() if name in ADAPTIVE}
+    if through and "through" not in through:
+        raise ValueError(f"attack {spec!r}: {next(iter(through))} goes with through='…', the purifier")
+    return entry, {name: value for name, value in part.options.items() if name not in through}, through
+
+
+def adaptive_purifier(options: dict[str, Any], shape: tuple[int, ...]) -> Adaptive | None:
+    """The purifier that the attacker crafts through, or None.
+
+    Raises:
+      ValueError: an unknown purifier or gradient.
+    """
+    if not options:
+        return None
+    mode, steps = options.get("gradient", "exact"), options.get("gradient_steps", 8)
+    return Adaptive(make_purifier(options["through"], shape), mode, steps, options.get("gradient_difference"))
+
+
+def choose_targets(test: Dataset, key: Key[Array, ""], target: int, count: int) -> Targets:
+    """`count` images of one class other than `target`, class and images drawn with `key`.
+
+    Raises:
+      ValueError: the class drawn has fewer images.
+    """
+    others = [label for label in range(len(test.classes)) if label != target]
+    true_class = others[int(jax.random.randint(named(key, "class"), (), 0, len(others)))]
+    members = np.flatnonzero(test.labels == true_class)
+    if len(members) < count:
+        raise ValueError(f"{count} target images are asked for; class {true_class} has {len(members)} test images")
+    index = np.asarray(jax.random.permutation(named(key, "images"), members))[:count]
+    return Targets(test.images[index], test.labels[index], index)
+
+
+def craft(
+    entry: Attack,
+    settings: dict[str, Any],
+    surrogate: Frozen | Sequence[Frozen] | None,
+    train: Dataset,
+    key: Key[Array, ""],
+    *,
+    retrain: Callable[..., Frozen] | None = None,
+) -> Poison:
+    """Calls an attack.
+
+    Args:
+      entry: the attack.
+      settings: its keyword arguments.
+      surrogate: the attacker's model, or the members of an ensemble; None for attacks without one.
+      train: the clean training set.
+      key: consumed.
+      retrain: (images, labels, key) to a new surrogate, for attacks that train theirs again on what is poisoned so far.
+
+    Raises:
+      ValueError: a setting of the wrong type or value.
+    """
+    try:
+        if surrogate is None:
+            return entry.craft(train.images, train.labels, key, **settings)
+        params = surrogate if isinstance(surrogate, Frozen) else tuple(surrogate)
+        if entry.sees == "parameters":
+            apply, params = split_trainable(params)
+            if retrain is not None and "retrain" in entry.options:
+                settings = settings | {"retrain": _Retrained(retrain)}
+            return entry.craft(apply, params, key, train.images, train.labels, **settings)
+        apply = _features if entry.sees == "features" else _logits
+        return entry.craft(apply, params, key, train.images, train.labels, **settings)
+    except TypeError as error:  # a value of the wrong type, such as epsilon='large'
+        given = ", ".join(
+            f"{name}={value!r}" for name, value in settings.items() if isinstance(value, int | float | str)
+        )
+        raise ValueError(f"{entry.craft.__name__}({given}): {error}") from error
+
+
+class _Retrained:
+    """What training moves of the classifier that a function trains."""
+
+    def __init__(self, retrain: Callable[..., Frozen]):
+        self.retrain = retrain
+
+    def __call__(self, images, labels, key):
+        return split_trainable(self.retrain(images, labels, key))[1]
+
+
+def _logits(model: Frozen, images):
+    return model(images)
+
+
+def _features(model: Frozen, images):
+    return model.features(images)

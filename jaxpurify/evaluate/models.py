@@ -1,0 +1,88 @@
+"""The classifiers that many rows of a grid share: clean victims and the attacker's surrogates, trained once."""
+
+from collections.abc import Callable
+import functools
+from pathlib import Path
+from typing import Any
+
+from jaxpurify.data.dataset import Dataset
+from jaxpurify.data.sources import load_source
+from jaxpurify.evaluate.protocol import Protocol
+from jaxpurify.evaluate.victims import train_victim
+from jaxpurify.networks.freeze import Frozen
+from jaxpurify.networks.stored import load_network, save_network
+from jaxpurify.records import locked, run_id
+
+SURROGATE_SEED = 10_000  # of the first one; no victim has it
+
+
+class Models:
+    """Trained when first asked for, and kept in `directory`.
+
+    Args:
+      protocol: networks and how they are trained.
+      train: the clean training set.
+      training: how victims are trained, as in `Scenario`.
+      directory: where the files are.
+      progress: called with (what is being done, finished parts, all parts).
+    """
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        train: Dataset,
+        training: str,
+        directory: Path,
+        progress: Callable[[str, int, int], None],
+    ):
+        self.protocol, self.train, self.training = protocol, train, training
+        self.directory, self.progress = directory, progress
+
+    def victim(self, dataset: Dataset, seed: int, name: str) -> Any:
+        """A victim trained on `dataset`; not kept."""
+        report = functools.partial(self.progress, name)
+        return train_victim(self.training, self.protocol, self.surrogate, dataset, seed, progress=report)
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 - these models live as long as the run
+    def clean_victim(self, seed: int) -> Any:
+        """The victim trained on clean data."""
+
+        def train(name: str) -> Any:
+            return self.victim(self.train, seed, name)
+
+        if self.training == "linear":  # a second's work, and no network of the catalogue
+            return train(f"clean seed {seed}")
+        name = f"clean-{seed}" if self.training == "scratch" else f"clean-{self.training}-{seed}"
+        return self._kept(name, train, self.protocol.config())
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019
+    def surrogate(self, member: int = 0) -> Frozen:
+        """The attacker's model, or a member of the ensemble: the victim's network trained on the public images.
+
+        Raises:
+          ValueError: the public images have other classes.
+        """
+
+        def train(name: str) -> Frozen:
+            public = load_source(self.protocol.public)
+            if len(public.classes) != len(self.train.classes):
+                raise ValueError(
+                    f"{self.protocol.public} has {len(public.classes)} classes and {self.protocol.train} has "
+                    f"{len(self.train.classes)}; this attack's surrogate needs the same ones"
+                )
+            report = functools.partial(self.progress, name)
+            return self.protocol.classifier(public, SURROGATE_SEED + member, surrogate=True, progress=report)
+
+        settings = self.protocol.config()
+        decisive = ("public", "network", "options", "surrogate_recipe", "augment")
+        name = f"surrogate-{member}" if member else "surrogate"
+        return self._kept(name, train, {name: settings[name] for name in decisive})
+
+    def _kept(self, name: str, train: Callable[[str], Any], settings: dict[str, Any]) -> Any:
+        path = self.directory / f"{name}-{run_id(settings)}.safetensors"
+        with locked(self.directory / f".{path.stem}.lock"):  # a second process waits for the first one's model
+            if path.exists():
+                return load_network(path)[0]
+            model = train(f"{name.replace('-', ' seed ')}: training")
+            save_network(path, model, network=self.protocol.network, options=self.protocol.config()["options"])
+            return model

@@ -1,0 +1,80 @@
+"""The victim of a row: how it is trained, and how often it does what the attacker wants."""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import jax
+
+from jaxpurify.data.dataset import Dataset
+from jaxpurify.data.poison import Poison, triggered_test_set
+from jaxpurify.evaluate.counts import Counts
+from jaxpurify.evaluate.metrics import poison_success
+from jaxpurify.evaluate.protocol import Protocol
+from jaxpurify.networks.freeze import Frozen
+from jaxpurify.random import named
+from jaxpurify.train.heads import embed
+from jaxpurify.train.transfer import fine_tune, linear_transfer
+
+TRAININGS = ("scratch", "linear", "fine-tune")
+FINE_TUNING = 0.01  # of the protocol's learning rate
+
+
+def train_victim(
+    training: str,
+    protocol: Protocol,
+    pretrained: Callable[[], Frozen],
+    dataset: Dataset,
+    seed: int,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Any:
+    """A classifier trained on `dataset`.
+
+    Args:
+      training: `scratch`, `linear` or `fine-tune`, see `Scenario`.
+      protocol: network, recipe and augmentation.
+      pretrained: gives the network whose features are used; not called for `scratch`.
+      dataset: the training set.
+      seed: of weights, batches and augmentation.
+      progress: called with (finished epochs, all epochs).
+
+    Raises:
+      ValueError: an unknown `training`.
+    """
+    if training == "scratch":
+        return protocol.classifier(dataset, seed, progress=progress)
+    key, classes = named(jax.random.key(seed), training), len(dataset.classes)
+    if training == "linear":
+        model = pretrained()
+        features = embed(model.features, dataset.images)
+        return linear_transfer(model, dataset.images, dataset.labels, key, classes=classes, features=features)[0]
+    if training != "fine-tune":
+        raise ValueError(f"training={training!r}; known: {', '.join(TRAININGS)}")
+    recipe = dataclasses.replace(protocol.recipe, learning_rate=FINE_TUNING * protocol.recipe.learning_rate)
+    settings: dict[str, Any] = {"augment": protocol.augment, "progress": progress}
+    return fine_tune(pretrained(), dataset.images, dataset.labels, key, recipe=recipe, classes=classes, **settings)[0]
+
+
+def attack_success(victim: Any, poison: Poison, test: Dataset, *, scale: float = 1.0) -> Counts | None:
+    """How often `victim` takes what the attacker shows it for the attacker's class; None for indiscriminate attacks.
+
+    Triggered attacks are counted on all triggered test images of other classes, or of the source class where
+    `how["source"]` names one; targeted ones on their target images.
+
+    Args:
+      victim: images [B, H, W, C] in [0, 1] to logits.
+      poison: its trigger or targets, and its target class, are used.
+      test: the clean test set.
+      scale: strength of an additive trigger relative to training.
+    """
+    if poison.target is None:
+        return None
+    if poison.trigger is None:
+        shown = poison.targets
+        return None if shown is None else poison_success(victim, shown.images, shown.labels, poison.target)
+    source = poison.how.get("source")
+    if source is not None:
+        test = test.select(test.labels == source)
+    shown = triggered_test_set(test, poison, scale=scale if hasattr(poison.trigger, "delta") else 1.0)
+    return poison_success(victim, shown.images, shown.labels, poison.target)

@@ -1,0 +1,248 @@
+"""Gradient matching on a real surrogate: losses fall, options do what they say, budgets and inputs hold."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxpurify.attack.gradient_matching import gradient_matching
+from jaxpurify.attack.matching import Passenger
+from jaxpurify.data.augment import ContinuousShift
+from jaxpurify.data.poison import Targets, load_poison, save_poison
+from jaxpurify.sharding import data_mesh
+
+SETTINGS = {"target": 3, "count": 24, "steps": 40, "restarts": 2, "epsilon": 16 / 255, "learning_rate": 0.02}
+
+
+@pytest.fixture(scope="module")
+def targets(digits):
+    images, labels = digits
+    found = np.flatnonzero(labels[1000:] == 8)[:2] + 1000
+    return Targets(images[found], labels[found], found)
+
+
+def craft(surrogate, digits, targets, seed=0, **options):
+    apply, params = surrogate
+    images, labels = digits[0][:1000], digits[1][:1000]
+    options = SETTINGS | {"targets": targets} | options
+    return gradient_matching(apply, params, jax.random.key(seed), images, labels, **options)
+
+
+def last(poison):
+    return poison.how["last_losses"][poison.how["chosen_restart"]]
+
+
+def test_matching_loss_falls_within_the_budget(surrogate, digits, targets):
+    poison = craft(surrogate, digits, targets)
+    assert last(poison) < 0.5 * min(poison.how["first_losses"])
+    assert last(poison) == min(poison.how["last_losses"])
+    labels = digits[1][:1000]
+    assert (labels[poison.index] == 3).all() and (poison.labels == 3).all() and len(poison) == 24
+    change = poison.images.astype(int) - digits[0][poison.index]
+    assert 8 < np.abs(change).max() <= 16
+
+
+def test_stored_poisons_have_the_gradient_that_was_reported(surrogate, digits, targets):
+    """Measured with nothing but `jax.grad` on the stored images."""
+    apply, params = surrogate
+    poison = craft(surrogate, digits, targets)
+
+    def gradient(images, labels):
+        def loss(params):
+            logits = apply(params, jnp.asarray(images, jnp.float32) / 255)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(labels)).mean()
+
+        return np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(jax.grad(loss)(params))])
+
+    wanted = gradient(targets.images, np.full(2, 3))
+
+    def distance(images):
+        found = gradient(images, poison.labels)
+        return 1 - found @ wanted / np.linalg.norm(found) / np.linalg.norm(wanted)
+
+    assert distance(poison.images) == pytest.approx(last(poison), abs=0.01)
+    assert distance(poison.images) < 0.5 * distance(digits[0][poison.index])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loss": "scalar_product"},
+        {"loss": "similarity-narrow"},
+        {"loss": "top5-similarity"},
+        {"loss": "SE"},
+        {"criterion": "cw2"},
+        {"per_target": True},
+        {"augment": ContinuousShift(1, fill=0.0, flip=False)},
+        {"optimizer": "adam", "decay": False},
+        {"loss": Passenger(repel_weight=0.2)},
+        {"loss_weight": 0.1},
+        {"private_clip": 1.0, "private_noise": 0.001},
+        {"micro_batch": 10, "match": "minibatch"},
+        {"transform_draws": 2, "transform": lambda keys, images: images * 0.9},
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_every_option_lowers_its_objective(surrogate, digits, targets, options):
+    poison = craft(surrogate, digits, targets, steps=20, restarts=1, **options)
+    first = poison.how["first_losses"][0]
+    assert last(poison) < first - 0.02 * abs(first)
+
+
+def test_restarts_differ_and_the_best_is_kept(surrogate, digits, targets):
+    two, one = (craft(surrogate, digits, targets, steps=5, restarts=restarts) for restarts in (3, 1))
+    assert len(set(two.how["last_losses"])) == 3
+    assert two.how["last_losses"][0] == pytest.approx(one.how["last_losses"][0], rel=1e-5)
+    assert two.how["chosen_restart"] == int(np.argmin(two.how["last_losses"]))
+
+
+def test_restarts_side_by_side_or_one_after_another_are_the_same(surrogate, digits, targets):
+    results = [craft(surrogate, digits, targets, steps=2, restarts=4, restarts_together=size) for size in (4, 2, 1)]
+    for other in results[1:]:
+        np.testing.assert_allclose(other.how["last_losses"], results[0].how["last_losses"], rtol=1e-4)
+        assert (np.abs(other.images.astype(int) - results[0].images) > 1).mean() < 0.01
+
+
+def test_micro_batches_and_engines_craft_the_same(surrogate, digits, targets):
+    """One step: later ones amplify a sign that rounding turns."""
+    whole, parts, reverse = (
+        craft(surrogate, digits, targets, steps=2, **options)
+        for options in ({}, {"micro_batch": 7}, {"engine": "reverse"})
+    )
+    for other in (parts, reverse):
+        np.testing.assert_allclose(other.how["last_losses"], whole.how["last_losses"], rtol=1e-3)
+        assert (np.abs(other.images.astype(int) - whole.images) > 1).mean() < 0.01
+
+
+def test_one_minibatch_is_all(surrogate, digits, targets):
+    one, all_rows = (craft(surrogate, digits, targets, steps=3, match=match) for match in ("minibatch", "all"))
+    np.testing.assert_array_equal(one.images, all_rows.images)
+
+
+def test_poisons_over_four_devices(surrogate, digits, targets):
+    one, four = (craft(surrogate, digits, targets, steps=3, mesh=mesh) for mesh in (None, data_mesh()))
+    np.testing.assert_allclose(four.how["last_losses"], one.how["last_losses"], rtol=1e-3)
+    assert (np.abs(four.images.astype(int) - one.images) > 1).mean() < 0.01
+    with pytest.raises(ValueError, match=r"^count is 10; split over 4 devices it must be a multiple of them$"):
+        craft(surrogate, digits, targets, count=10, mesh=data_mesh())
+
+
+def test_ensembles_add_their_losses(surrogate, digits, targets):
+    apply, params = surrogate
+    twice = craft((apply, (params, params)), digits, targets, steps=4)
+    once = craft(surrogate, digits, targets, steps=4)
+    np.testing.assert_allclose(twice.how["last_losses"], 2 * np.array(once.how["last_losses"]), rtol=1e-4)
+    assert twice.how["members"] == 2
+
+    def halved(params, images):
+        return apply(jax.tree.map(lambda leaf: leaf / 2, params), images)
+
+    # The same function of twice the parameters has half the gradient, and the same cosine.
+    mixed = craft(((apply, halved), [params, jax.tree.map(lambda leaf: 2 * leaf, params)]), digits, targets, steps=4)
+    np.testing.assert_allclose(mixed.how["first_losses"], 2 * np.array(once.how["first_losses"]), rtol=1e-4)
+    with pytest.raises(ValueError, match=r"^apply has 1 functions for 2 members of the ensemble$"):
+        craft(((apply,), (params, params)), digits, targets)
+
+
+def test_hidden_poisons_keep_their_features(surrogate, digits, targets):
+    _, params = surrogate
+
+    def features(params, images):
+        return jnp.tanh(images.reshape(len(images), -1) @ params["first"] + params["shift"][None])
+
+    def moved(poison):
+        both = (jnp.asarray(each, jnp.float32) / 255 for each in (poison.images, digits[0][poison.index]))
+        one, other = (features(params, images) for images in both)
+        return float(jnp.square(one - other).mean())
+
+    plain = craft(surrogate, digits, targets)
+    hidden = craft(surrogate, digits, targets, hidden=features, hidden_weight=20.0)
+    assert moved(hidden) < 0.5 * moved(plain)
+
+
+def test_self_betrayal_uses_the_targets_own_class(surrogate, digits, targets):
+    poison = craft(surrogate, digits, targets, criterion="unxent", steps=10)
+    assert poison.how["base"] == 8 and (poison.labels == 8).all() and poison.target == 3
+
+
+def test_transform_is_between_poison_and_surrogate(surrogate, digits, targets):
+    apply, params = surrogate
+
+    def halve(keys, images):
+        return images / 2
+
+    def halved(params, images):
+        return apply(params, jnp.where(images.shape[0] == 2, images, images / 2))
+
+    adaptive, through = (
+        craft(surrogate, digits, targets, steps=3, transform=halve),
+        craft((halved, params), digits, targets, steps=3),
+    )
+    np.testing.assert_allclose(adaptive.how["first_losses"], through.how["first_losses"], rtol=1e-4)
+    assert adaptive.how["adaptive"] and not through.how["adaptive"]
+
+
+def test_new_weights_targets_and_rates_do_not_retrace(surrogate, digits, targets):
+    apply, params = surrogate
+    counted = chex.assert_max_traces(apply, n=6)  # shape, target gradient, and the passes of one step
+    for seed in range(3):
+        weights = jax.tree.map(lambda leaf, seed=seed: leaf + 0.01 * seed, params)
+        options = {"epsilon": (20 + seed) / 255, "learning_rate": 0.01 + 0.01 * seed, "steps": 3}
+        craft((counted, weights), digits, targets, seed=seed, **options)
+
+
+def test_poison_carries_its_targets_through_a_file(surrogate, digits, targets, tmp_path):
+    poison = craft(surrogate, digits, targets, steps=2)
+    save_poison(tmp_path / "poison.npz", poison)
+    loaded = load_poison(tmp_path / "poison.npz")
+    np.testing.assert_array_equal(loaded.targets.index, targets.index)
+    assert loaded.how == poison.how and loaded.target == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epsilon": 0.0}, r"^epsilon is 0\.0; "),
+        ({"count": 500}, r"^count is 500; there are only \d+ images of class 3$"),
+        ({"target": 8}, r"^target is 8; a target image has this label already, there is nothing to change$"),
+        ({"target": 11}, r"^target is 11; the labels of this data are 0 … 9$"),
+        ({"base": 10}, r"^base is 10; no training image has this label$"),
+        ({"loss": "cosine"}, r"^loss is 'cosine'; known: similarity, "),
+        ({"criterion": "ce"}, r"^criterion is 'ce'; known: xent, cw, cw2, unxent$"),
+        ({"match": "some"}, r"^match is 'some'; known: all, minibatch$"),
+        ({"engine": "three-pass"}, r"^engine is 'three-pass'; known: two-pass, reverse$"),
+        ({"restarts_together": 3}, r"^restarts_together is 3; it must divide the 2 restarts$"),
+        ({"steps": 0}, r"^steps is 0 and restarts is 2; both must be at least 1$"),
+        ({"learning_rate": 0.0}, r"^learning_rate is 0\.0; it must be above 0 and finite$"),
+        ({"optimizer": "sgd"}, r"^optimizer is 'sgd'; known: sign_adam, adam$"),
+        ({"private_clip": 0.0}, r"^private_clip is 0\.0 and private_noise is 0\.0; above 0, and 0 or more$"),
+        ({"micro_batch": 0}, r"^micro_batch is 0 and draws is 1; at least 1 each$"),
+        ({"learning_rate": float("inf")}, r"^learning_rate is inf; it must be above 0 and finite$"),
+    ],
+)
+def test_bad_input_is_one_clear_line(surrogate, digits, targets, options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        craft(surrogate, digits, targets, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_surrogate_without_finite_gradients_is_refused(surrogate, digits, targets):
+    apply, params = surrogate
+    broken = params | {"shift": jnp.full(32, jnp.nan)}
+    with pytest.raises(ValueError, match=r"^the objective is not finite at step 0 of 3; lower learning_rate$"):
+        craft((apply, broken), digits, targets, steps=3)
+
+
+def test_targets_of_another_shape_are_refused(surrogate, digits):
+    with pytest.raises(ValueError, match=r"^targets have the shape \(9, 9, 1\); training images have \(8, 8, 1\)$"):
+        craft(surrogate, digits, Targets(np.zeros((1, 9, 9, 1), np.uint8), np.array([8]), np.array([0])))
+
+
+def test_random_views_in_uneven_micro_batches(surrogate, digits, targets):
+    """The same draws for an image in both passes and in every partition."""
+    options = {"augment": ContinuousShift(1, fill=0.0, flip=False), "steps": 1, "count": 23}
+    whole, parts = (craft(surrogate, digits, targets, micro_batch=size, **options) for size in (None, 5))
+    np.testing.assert_allclose(parts.how["first_losses"], whole.how["first_losses"], rtol=1e-4)
+    np.testing.assert_array_equal(parts.images, whole.images)

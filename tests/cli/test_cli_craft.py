@@ -1,0 +1,129 @@
+"""`craft` in the benchmark's form, with target images, and through a purifier."""
+
+from flax import nnx
+import numpy as np
+import pytest
+
+from jaxpurify.attack.catalogue import ATTACKS, Attack
+from jaxpurify.cli.main import main
+from jaxpurify.data import Poison, load_poison, load_source
+from jaxpurify.data.interchange import read_benchmark
+from jaxpurify.networks.freeze import freeze
+from jaxpurify.networks.resnet9 import ResNet9
+from jaxpurify.networks.stored import save_network
+from jaxpurify.purify.adaptive import Adaptive
+from jaxpurify.purify.langevin import Langevin
+
+BADNETS = ("craft", "badnets(count=3, size=2, target=1)")
+
+
+def brighten(images, labels, key, *, target, targets, transform=None, amount=1):
+    """A targeted attack without a surrogate, whose poisons show what it was given."""
+    index = np.flatnonzero(labels == target)[:2]
+    how = {"attack": "brighten", "adaptive": transform is not None}
+    stored = np.clip(images[index].astype(int) + amount, 0, 255).astype(np.uint8)
+    if transform is not None:
+        assert isinstance(transform, Adaptive) and isinstance(transform.purifier, Langevin)
+        how |= {
+            "mode": transform.mode,
+            "steps": transform.steps,
+            "chain": transform.purifier.steps,
+            "difference": transform.difference,
+        }
+    return Poison(stored, labels[index], index, target, None, how, targets)
+
+
+@pytest.fixture
+def targeted(monkeypatch):
+    monkeypatch.setitem(ATTACKS, "brighten", Attack(brighten, "for tests", "nothing", True, False, "none"))
+
+
+def test_a_patch_in_the_form_of_the_benchmark(photographs, here, capsys):
+    options = ["--format", "benchmark", "--targets", photographs, "--target-index", "2"]
+    assert main([*BADNETS, photographs, "--out", "trial/0", *options]) == 0
+    assert "3 poisons of 13 images" in capsys.readouterr().out
+    clean = load_source(photographs)
+    poison = read_benchmark("trial/0", clean.images, clean.labels, epsilon=None)
+    assert poison.target == 1 and len(poison) == 3 and poison.how["patch_corner"] == [10, 10]
+    np.testing.assert_array_equal(poison.targets.images[0][:10], clean.images[2][:10])
+    assert poison.targets.labels.tolist() == [0]
+    assert main([*BADNETS, photographs, "--out", "poison.npz"]) == 0
+    same = load_poison("poison.npz")
+    np.testing.assert_array_equal(same.images, poison.images)
+    np.testing.assert_array_equal(same.index, poison.index)
+
+
+def test_targets_of_a_targeted_attack_keep_their_positions(photographs, targeted, here):
+    command = ["craft", "brighten(target=0)", photographs, "--out", "poison.npz", "--targets", photographs]
+    assert main([*command, "--target-index", "12", "8"]) == 0
+    poison, clean = load_poison("poison.npz"), load_source(photographs)
+    assert poison.targets.index.tolist() == [12, 8] and poison.targets.labels.tolist() == [1, 1]
+    np.testing.assert_array_equal(poison.targets.images, clean.images[[12, 8]])
+
+
+def test_a_purifier_to_craft_through(archive, targeted, energy_weights):
+    command = ["craft", "brighten(target=0)", archive, "--targets", archive, "--target-index", "1"]
+    purifier = f"langevin(steps=7, weights={str(energy_weights)!r})"
+    options = [
+        "--through",
+        purifier,
+        "--gradient",
+        "truncated",
+        "--gradient-steps",
+        "3",
+        "--gradient-difference",
+        "0.01",
+    ]
+    assert main([*command, "--out", "poison.npz", *options]) == 0
+    how = load_poison("poison.npz").how
+    assert how == {
+        "attack": "brighten",
+        "adaptive": True,
+        "mode": "truncated",
+        "steps": 3,
+        "chain": 7,
+        "difference": 0.01,
+    }
+
+
+def test_narcissus_through_two_steps_of_an_energy(archive, here, energy_weights):
+    options = {"width": 2, "classes": 3, "channels": 1, "mean": 0.5, "std": 0.25}
+    network = freeze(ResNet9(**options, rngs=nnx.Rngs(0)))
+    save_network(here / "model.safetensors", network, network="resnet9", options=options)
+    command = ["craft", "narcissus(count=2, steps=2, target=1)", archive, "--surrogate", "model.safetensors"]
+    purifier = f"langevin(steps=2, weights={str(energy_weights)!r})"
+    assert main([*command, "--out", "poison.npz", "--through", purifier, "--gradient", "straight_through"]) == 0
+    assert load_poison("poison.npz").how["adaptive"] is True
+
+
+@pytest.mark.parametrize(
+    ("attack", "options", "complaint"),
+    [
+        ("badnets(count=1, target=1)", ("--format", "benchmark"), "--format benchmark needs --targets SOURCE and"),
+        ("brighten(target=0)", (), "attack 'brighten(target=0)' needs --targets SOURCE and --target-index"),
+        ("brighten(target=0)", ("--targets", "npz:data.npz"), "needs --targets SOURCE and --target-index"),
+        ("badnets(count=1, target=1)", ("--target-index", "3"), "uses no --targets"),
+        ("brighten(target=0)", ("--targets", "npz:data.npz", "--target-index", "3"), "of that class already"),
+        ("brighten(target=0)", ("--targets", "npz:data.npz", "--target-index", "20"), "positions are 0 … 19"),
+        ("brighten(target=0, targets=1)", (), "no option 'targets'; known: target, amount"),
+        ("badnets(count=1, target=1)", ("--through", "jpeg(50)"), "follows no gradient; leave --through out"),
+        ("narcissus(count=1, target=1)", ("--gradient", "truncated"), "those of --through"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(archive, targeted, refused, everything, attack, options, complaint):
+    place = "poison" if "benchmark" in options else "poison.npz"
+    surrogate = ("--surrogate", "model.safetensors") if attack.startswith("narcissus") else ()
+    assert complaint in refused("craft", attack, archive, "--out", place, *options, *surrogate)
+    assert everything() == ["data.npz"]
+
+
+def test_target_images_are_stretched_as_the_training_images_are(archive, targeted, here):
+    options = ["--targets", "digits[:9]", "--target-index", "1", "--size", "9"]
+    assert main(["craft", "brighten(target=0)", archive, "--out", "poison.npz", *options]) == 0
+    assert load_poison("poison.npz").targets.images.shape == (1, 9, 9, 1)
+
+
+def test_target_images_of_another_shape(photographs, targeted, refused):
+    options = ("--targets", "digits[:9]", "--target-index", "1")
+    message = refused("craft", "brighten(target=0)", photographs, "--out", "poison.npz", *options)
+    assert "--targets digits[:9] has images of (8, 8, 1); those of folder:photos are (12, 12, 3)" in message
