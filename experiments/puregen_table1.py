@@ -8,23 +8,18 @@ stopped and continued at any time. `--defences` and `--seeds` compute a part of 
 `jaxpurify report experiments/results/puregen_table1_cpu.jsonl`.
 
 The target class is the seed's last digit, so that seeds 0 to 9 are the ten classes. Budget, trigger strength, count
-and training length were chosen on seed 100 (see `Config`). Purifiers of the first group of columns are the published ones with
-fewer network calls (see experiments/equal_strength.py).
+and training length were chosen on seed 100 (see `Config`). Diffusion is strided: the published noise with a fifth of
+the network calls (see experiments/equal_strength.py).
 """
 
 import dataclasses
-import os
-from pathlib import Path
-import sys
 
 import tyro
 
-from experiments.workers import run_workers
-from jaxpurify.cli.memory import keep_memory
+from experiments.grid import run_grid
 from jaxpurify.evaluate.protocol import protocol
-from jaxpurify.evaluate.scenario import Scenario, run_scenario
+from jaxpurify.evaluate.scenario import Scenario
 
-RESULTS = Path(__file__).parent / "results"
 ALL = {
     "none": "none",
     "jpeg-25": "jpeg(quality=25)",
@@ -51,8 +46,8 @@ class Config:
       epsilon: of the trigger in training, in 1/255.
       count: poisons, all of the target class.
       trigger_scale: strength of the trigger at test, times that in training.
-      part, parts: which share of the seeds; set by the parent process.
       workers: processes, one a core.
+      part: which of them this is; set by the first process.
     """
 
     protocol: str = "cpu"
@@ -61,12 +56,11 @@ class Config:
     epsilon: int = 8
     count: int = 100
     trigger_scale: float = 3.0
-    part: int | None = None
-    parts: int = 1
     workers: int = 2
+    part: int | None = None
 
-    def scenario(self) -> Scenario:
-        """This part of the grid."""
+    def scenario(self, part: int, parts: int) -> Scenario:
+        """A part of the grid."""
         attack = (
             f"narcissus(epsilon={self.epsilon}/255, count={self.count}, steps=500, batch_size=128, "
             "learning_rate=0.01, choice='random')"
@@ -77,7 +71,7 @@ class Config:
             protocol(self.protocol),
             (attack,),
             tuple(ALL[name] for name in names),
-            seeds[self.part or 0 :: self.parts],
+            seeds[part::parts],
             self.trigger_scale,
         )
 
@@ -85,20 +79,9 @@ class Config:
 def main() -> None:
     """Runs the grid with one process a core, or one part of it in this process."""
     config = tyro.cli(Config)
-    if config.part is None and config.workers > 1:
-        run_workers("experiments.puregen_table1", sys.argv[1:], config.workers)
-        return
-    keep_memory()
-
-    def progress(what: str, done: int, total: int) -> None:
-        if done in (0, total):
-            print(f"[{config.part}] {what} {done}/{total}", flush=True)
-
-    directory = Path("runs") / f"puregen-table1-{config.protocol}"
-    results = RESULTS / f"puregen_table1_{config.protocol.replace('-', '_')}.jsonl"
-    run_scenario(config.scenario(), directory, results=results, progress=progress)
+    name = f"puregen_table1_{config.protocol.replace('-', '_')}"
+    run_grid("experiments.puregen_table1", config.scenario, name, workers=config.workers, part=config.part)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path("runs/compiled").absolute()))
     main()

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from experiments.bench import peers
-from experiments.bench.langevin import random_images
+from experiments.bench.langevin import mesh_for, random_images
 from experiments.bench.timing import Contender, Work
 from jaxpurify.networks import UNET_SIZES, freeze, from_torch
 from jaxpurify.purify.diffusion import Diffusion
 from jaxpurify.random import image_keys
+from jaxpurify.sharding import replicate, shard
 
 
 def tiny(quick: bool) -> Work:
@@ -43,10 +44,10 @@ def one_shot(quick: bool) -> Work:
     the clean image is the result (Carlini et al., arXiv:2206.10550). Their network, of improved-diffusion
     (arXiv:2102.09672), has 52,546,438 parameters; this is its shape (128 channels times 1, 2, 2, 2, three blocks a
     level, attention at 16 × 16 and 8 × 8), where 288 channels at the coarsest level stand for the scales of its
-    timestep embedding. `quick` has a batch of 4 and two levels with one block each.
+    timestep embedding. `quick` has two levels with one block each.
     """
     published = _published((32, 64), 1, (1,)) if quick else one_shot_network()
-    return _denoising(published, 4 if quick else 32, 260, 1, "images/s")
+    return _denoising(published, 32, 260, 1, "images/s")
 
 
 def one_shot_network() -> UNet2DModel:
@@ -73,7 +74,9 @@ def _published(
 def _denoising(published: Any, batch: int, timestep: int, calls: int, unit: str = "image-calls/s") -> Work:
     published.eval()
     noise = freeze(from_torch("unet2d", _arrays(published), config=dict(published.config)))
-    purifier = Diffusion(noise, timestep, calls)
+    mesh = mesh_for(batch)
+    noise = replicate(mesh, noise)
+    purifier = replicate(mesh, Diffusion(noise, timestep, calls))
     images = random_images(batch)
     times = np.arange(batch, dtype=np.int32)
 
@@ -86,7 +89,7 @@ def _denoising(published: Any, batch: int, timestep: int, calls: int, unit: str 
         steps = torch.from_numpy(times)
         return Contender(lambda: denoise(start), lambda: (peers.to_numpy(denoise.predict(start, steps)),))
 
-    keys, start = image_keys(jax.random.key(0), jnp.arange(batch)), jnp.asarray(images)
+    keys, start = shard(mesh, (image_keys(jax.random.key(0), jnp.arange(batch)), jnp.asarray(images)))
     ours = Contender(lambda: purifier(keys, start), lambda: (np.asarray(jax.jit(_apply)(noise, start, times)),))
     return Work(batch * calls, unit, ours, peers.variants(build))
 

@@ -1,0 +1,55 @@
+"""Fewer network calls at equal purification strength: poison success and accuracy against calls an image.
+
+    TFDS_DATA_DIR=../shared/tfds python -m experiments.equal_strength
+
+Langevin dynamics of n steps of size e diffuses an image by e √n: steps twice as long reach as far with a quarter of
+them. Diffusion adds the noise of timestep 75 whatever the number of steps back. Rows are appended to
+experiments/results/equal_strength.jsonl; those present are skipped. The first of each family is the published one.
+"""
+
+import dataclasses
+
+import tyro
+
+from experiments.grid import run_grid
+from experiments.puregen_table1 import Config as Table
+from jaxpurify.evaluate.protocol import protocol
+from jaxpurify.evaluate.scenario import Scenario
+
+LANGEVIN = tuple(
+    f"langevin(steps={steps}, step_size={0.00625 * (150 / steps) ** 0.5:.4g})" for steps in (150, 75, 50, 38, 24, 17)
+)
+DIFFUSION = tuple(f"diffusion(timestep=75, steps={steps})" for steps in (75, 25, 15, 8, 4, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The curve.
+
+    Attributes:
+      family: langevin or diffusion.
+      seeds: each is a poison and a victim of protocol cpu-small.
+      workers: processes, one a core.
+      part: which of them this is; set by the first process.
+    """
+
+    family: str = "langevin"
+    seeds: tuple[int, ...] = (0, 1, 2, 3)
+    workers: int = 2
+    part: int | None = None
+
+    def scenario(self, part: int, parts: int) -> Scenario:
+        """A part of the seeds."""
+        table = Table(protocol="cpu-small").scenario(0, 1)
+        defences = {"langevin": LANGEVIN, "diffusion": DIFFUSION}[self.family]
+        return Scenario(protocol("cpu-small"), table.attacks, defences, self.seeds[part::parts], table.trigger_scale)
+
+
+def main() -> None:
+    """Runs the curve with one process a core, or one part of it in this process."""
+    config = tyro.cli(Config)
+    run_grid("experiments.equal_strength", config.scenario, "equal_strength", workers=config.workers, part=config.part)
+
+
+if __name__ == "__main__":
+    main()
