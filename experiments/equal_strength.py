@@ -12,14 +12,16 @@ import dataclasses
 import tyro
 
 from experiments.grid import run_grid
-from experiments.puregen_table1 import Config as Table
 from jaxpurify.evaluate.protocol import protocol
 from jaxpurify.evaluate.scenario import Scenario
 
+# Half of a class at twice the published budget: an attack that a purifier weakens without stopping it, so that a
+# difference in strength would show.
+ATTACK = "narcissus(epsilon=16/255, count=250, steps=500, batch_size=128, learning_rate=0.01, choice='random')"
 LANGEVIN = tuple(
-    f"langevin(steps={steps}, step_size={0.00625 * (150 / steps) ** 0.5:.4g})" for steps in (150, 75, 50, 38, 24, 17)
+    f"langevin(steps={steps}, step_size={0.00625 * (150 / steps) ** 0.5:.4g})" for steps in (150, 50, 38, 17)
 )
-DIFFUSION = tuple(f"diffusion(timestep=75, steps={steps})" for steps in (75, 25, 15, 8, 4, 1))
+DIFFUSION = tuple(f"diffusion(timestep=75, steps={steps})" for steps in (75, 25, 15, 5))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +42,8 @@ class Config:
 
     def scenario(self, part: int, parts: int) -> Scenario:
         """A part of the seeds."""
-        table = Table(protocol="cpu-small").scenario(0, 1)
         defences = {"langevin": LANGEVIN, "diffusion": DIFFUSION}[self.family]
-        return Scenario(protocol("cpu-small"), table.attacks, defences, self.seeds[part::parts], table.trigger_scale)
+        return Scenario(protocol("cpu-small"), (ATTACK,), defences, self.seeds[part::parts])
 
 
 def main() -> None:
