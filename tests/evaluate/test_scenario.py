@@ -3,7 +3,6 @@
 import json
 
 from flax import nnx
-import jax
 import numpy as np
 import pytest
 
@@ -17,33 +16,17 @@ from jaxpurify.evaluate.protocol import Protocol, protocol
 from jaxpurify.evaluate.purifiers import energy_for
 from jaxpurify.evaluate.scenario import Scenario, run_scenario
 from jaxpurify.networks.catalogue import NETWORKS
-from jaxpurify.networks.layers import Linear
 from jaxpurify.networks.stored import build
 from jaxpurify.purify.filter import energies, highest
 from jaxpurify.records import read_rows
-from jaxpurify.train.classifier import Recipe
-
-
-class Flat(nnx.Module):
-    """A linear classifier: the quickest victim there is."""
-
-    def __init__(self, width=4, *, rngs):
-        self.hidden = Linear(64, 16 * width, rngs=rngs)
-        self.linear = Linear(16 * width, 10, rngs=rngs)
-
-    def features(self, images):
-        return jax.nn.relu(self.hidden(images.reshape(len(images), -1)))
-
-    def __call__(self, images):
-        return self.linear(self.features(images))
+from tests.evaluate.flat import Flat, tiny_protocol
 
 
 @pytest.fixture
 def tiny(monkeypatch):
     """The demo's data with a victim that trains in a moment."""
     monkeypatch.setitem(NETWORKS, "flat", Flat)
-    recipe = Recipe(epochs=4, batch_size=50, learning_rate=0.2)
-    return Protocol("tiny", "digits[:500]", "digits[500:800]", "digits[800:1300]", "flat", {"width": 4}, recipe, None)
+    return tiny_protocol()
 
 
 ATTACK = "pattern(count=50, epsilon=0.3)"
