@@ -216,7 +216,7 @@ def test_poison_carries_its_targets_through_a_file(surrogate, digits, targets, t
         ({"restarts_together": 3}, r"^restarts_together is 3; it must divide the 2 restarts$"),
         ({"steps": 0}, r"^steps is 0 and restarts is 2; both must be at least 1$"),
         ({"learning_rate": 0.0}, r"^learning_rate is 0\.0; it must be above 0 and finite$"),
-        ({"optimizer": "sgd"}, r"^optimizer is 'sgd'; known: sign_adam, adam$"),
+        ({"optimizer": "sgd"}, r"^optimizer is 'sgd'; known: sign_then_adam, adam$"),
         ({"private_clip": 0.0}, r"^private_clip is 0\.0 and private_noise is 0\.0; above 0, and 0 or more$"),
         ({"micro_batch": 0}, r"^micro_batch is 0 and draws is 1; at least 1 each$"),
         ({"learning_rate": float("inf")}, r"^learning_rate is inf; it must be above 0 and finite$"),
