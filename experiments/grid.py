@@ -48,12 +48,14 @@ def _start_workers(module: str, count: int) -> None:
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
     environment = os.environ | {"XLA_FLAGS": flags.strip(), "JAX_NUM_CPU_DEVICES": "1"}
     environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path("runs/compiled").absolute()))
-    cores = sorted(os.sched_getaffinity(0))
+    pins = hasattr(os, "sched_setaffinity")  # Linux
+    cores = sorted(os.sched_getaffinity(0)) if pins else []
     processes = []
     for part in range(count):
         command = [sys.executable, "-m", module, *sys.argv[1:], "--part", str(part)]
         process = subprocess.Popen(command, env=environment)
-        os.sched_setaffinity(process.pid, {cores[part % len(cores)]})
+        if pins:
+            os.sched_setaffinity(process.pid, {cores[part % len(cores)]})
         processes.append(process)
     failed = [part for part, process in enumerate(processes) if process.wait()]
     if failed:
