@@ -31,6 +31,12 @@ def test_rounding_goes_to_the_nearest_level_and_saturates():
     np.testing.assert_array_equal(jax.jit(to_uint8)(values), expected)
 
 
+def test_half_a_level_is_rounded_up_where_published_poison_files_truncate():
+    values = np.array([0.5, 8 / 255], np.float32)
+    np.testing.assert_array_equal(to_uint8(values), [128, 8])
+    np.testing.assert_array_equal((values * np.float32(255)).astype(np.uint8), [127, 8])
+
+
 @pytest.mark.parametrize("quantise", [compat_floor, jax.jit(compat_floor)], ids=["numpy", "jit"])
 def test_the_published_truncation_darkens_levels_1_to_63_by_one(quantise):
     expected = np.where((LEVELS >= 1) & (LEVELS <= 63), LEVELS - 1, LEVELS)

@@ -36,7 +36,12 @@ def attack(name, *, params=None, labels=LABELS, index=tuple(range(8)), **options
 def value_at(name, delta):
     poisons, targets = batch()
     apply = features if name == "fc" else network
-    return inner_objective(apply, parameters(), *poisons, *targets, objective=name)(delta)[0]
+    return evaluated(inner_objective(apply, parameters(), *poisons, *targets, objective=name), delta)
+
+
+@jax.jit
+def evaluated(objective, delta):
+    return objective(delta)[0]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
