@@ -10,6 +10,8 @@ chains (energy) and 41,000 updates of a 113 M parameter network (diffusion).
 
 from collections.abc import Callable
 import dataclasses
+import math
+import os
 from pathlib import Path
 import sys
 import time
@@ -23,6 +25,7 @@ from jaxpurify.generate.diffusion import DiffusionRecipe, train_diffusion
 from jaxpurify.generate.energy import EnergyRecipe, train_energy
 from jaxpurify.networks.freeze import Frozen
 from jaxpurify.networks.stored import build, save_network
+from jaxpurify.sharding import data_mesh
 from jaxpurify.weights.catalogue import bundled_path
 
 
@@ -84,8 +87,11 @@ def train(name: str) -> None:
 
     trainer: Callable = train_energy if isinstance(config.recipe, EnergyRecipe) else train_diffusion
     directory = Path("runs/weights") / name
+    # The chains of an energy are shared by the devices that divide the batch.
+    devices = jax.devices()[: math.gcd(config.recipe.batch_size, jax.device_count())]
+    shared = {"mesh": data_mesh(devices)} if isinstance(config.recipe, EnergyRecipe) else {}
     frozen, history = trainer(
-        model, images, key, recipe=config.recipe, interval=50, directory=directory, progress=progress
+        model, images, key, recipe=config.recipe, interval=50, directory=directory, progress=progress, **shared
     )
     metrics = {metric: float(values[-1]) for metric, values in history.items()}
     write(name, frozen, images=len(images), seconds=time.perf_counter() - start, metrics=metrics)
@@ -110,6 +116,7 @@ def write(name: str, frozen: Frozen, *, images: int, seconds: float, metrics: di
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     if len(sys.argv) != 2 or sys.argv[1] not in CONFIGS:
         raise SystemExit(f"usage: python -m experiments.bundled_weights {'|'.join(CONFIGS)}")
     train(sys.argv[1])

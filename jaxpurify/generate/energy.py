@@ -8,10 +8,12 @@ from pathlib import Path
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 import numpy as np
 import optax
 
+from jaxpurify import loop
 from jaxpurify.data.image import to_float
 from jaxpurify.generate.energy_recipe import HILL as HILL
 from jaxpurify.generate.energy_recipe import PUREGEN, EnergyRecipe, energy_optimizer
@@ -20,6 +22,7 @@ from jaxpurify.generate.run import run
 from jaxpurify.networks.freeze import Frozen, freeze
 from jaxpurify.purify.langevin import Langevin
 from jaxpurify.random import image_keys, named
+from jaxpurify.sharding import replicate, shard
 from jaxpurify.struct import struct
 from jaxpurify.types import Images, PyTree, StoredImages
 
@@ -44,6 +47,7 @@ def train_energy(
     augment: Callable | None = None,
     interval: int = 100,
     directory: Path | str | None = None,
+    mesh: Mesh | None = None,
     progress: Callable[[int, int, dict[str, float]], None] | None = None,
 ) -> tuple[Frozen, dict[str, np.ndarray]]:
     """Trains an energy on clean images: L = [mean E(x⁺) − mean E(x⁻)] / T.
@@ -57,6 +61,8 @@ def train_energy(
       key: consumed; draws batches, noise, slots and chains.
       recipe, augment: settings; keys and images to augmented images, or None.
       interval, directory, progress: health checks and checkpoints, as in `generate.run.run`.
+      mesh: on CPU, devices that share the chains; results stay the same to the last bit. The update itself is one
+        device's. None, and on GPU and TPU, where a step is one program: one device.
 
     Returns:
       The energy in evaluation mode, and the history by interval: `loss`, `gap` (mean E(x⁺) − mean E(x⁻)),
@@ -65,8 +71,10 @@ def train_energy(
 
     Raises:
       TrainingDiverged: chains exploded or the loss was not finite, also after restarts at lower learning rates.
-      ValueError: fewer images than one batch.
+      ValueError: fewer images than one batch, or a batch that the devices cannot share evenly.
     """
+    if mesh is not None and recipe.batch_size % mesh.size:
+        raise ValueError(f"batch_size={recipe.batch_size} is no multiple of the {mesh.size} devices")
     graphdef, params = nnx.split(model)
     params = jax.tree.map(jnp.array, nnx.as_pure(params))
     optimizer = energy_optimizer(recipe)
@@ -74,7 +82,7 @@ def train_energy(
     zero = jnp.zeros((), jnp.int32)
     state = EnergyState(params, optimizer.init(params), bank, zero, zero)
     state, history = run(
-        EnergyStep(graphdef, optimizer, recipe, augment),
+        EnergyStep(graphdef, optimizer, recipe, augment, mesh),
         state,
         images,
         named(key, "train"),
@@ -107,13 +115,18 @@ class EnergyStep:
     optimizer: optax.GradientTransformation
     recipe: EnergyRecipe
     augment: Callable | None
+    mesh: Mesh | None = None
 
     def __call__(self, state: EnergyState, key, rows, images):
         positive, slots, start, chain_keys = _draw(self, state.bank, key, rows, images)
         energy = Frozen(state.params, self.graphdef)
-        recipe = self.recipe
+        recipe, mesh = self.recipe, self.mesh
         chain = Langevin(energy, recipe.step_size, recipe.temperature, recipe.langevin_steps)
-        negative = chain(chain_keys, start)
+        if mesh is not None and loop.runs_in_python(start):
+            chains = replicate(mesh, chain)(*shard(mesh, (chain_keys, start)))
+            negative = jax.device_put(chains, start.sharding)
+        else:
+            negative = chain(chain_keys, start)
         return _learn(self, state, key, positive, negative, slots)
 
 

@@ -24,6 +24,7 @@ from jaxpurify.networks import freeze, from_torch
 from jaxpurify.networks.freeze import Frozen
 from jaxpurify.purify.langevin import Langevin, langevin_update
 from jaxpurify.random import named
+from jaxpurify.sharding import data_mesh
 from jaxpurify.train.state import TrainingDiverged
 from tests.generate.conftest import SmallEnergy
 from tests.networks.golden import PARAMETERS, signed_images, tensors
@@ -66,6 +67,17 @@ def test_the_recorded_loss():
     _, metrics = training._learn(step, state, key(), data, chains, jnp.arange(4))
     np.testing.assert_allclose(metrics["loss"], golden["loss_(x0,x5)_f64"], rtol=1e-4)
     np.testing.assert_allclose(metrics["gap"], golden["loss_(x0,x5)_f64"] * 1e-4, rtol=1e-4)
+
+
+def test_devices_that_share_the_chains_do_not_change_the_result(digits):
+    results = [
+        train_energy(SmallEnergy(), digits, key(), recipe=dataclasses.replace(SMALL, steps=3), mesh=mesh)
+        for mesh in (None, data_mesh(jax.devices()[:3]))
+    ]
+    for one, shared in zip(*(jax.tree.leaves(model.state) for model, _ in results), strict=True):
+        np.testing.assert_array_equal(one, shared)
+    with pytest.raises(ValueError, match=r"^batch_size=6 is no multiple of the 4 devices$"):
+        train_energy(SmallEnergy(), digits, key(), recipe=SMALL, mesh=data_mesh())
 
 
 def test_one_update_is_adam_on_the_contrast_with_fixed_chains(digits):
