@@ -123,12 +123,6 @@ def bullseye(
         "decay": decay,
         "start": start,
         "restarts": restarts,
-        "draws": draws,
-        "members": len(problem.members),
-        "blocks": [len(blocks) for blocks in problem.aims],
-        "augmented": augment is not None,
-        "adaptive": transform is not None,
-        "transform_draws": transform_draws,
     }
     poisons = finish(problem, groups, delta, memory, how)
     return poisons if separately else poisons[0]

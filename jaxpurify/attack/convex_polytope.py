@@ -110,12 +110,6 @@ def convex_polytope(
         "warm_start": warm_start,
         "start": start,
         "restarts": restarts,
-        "draws": draws,
-        "members": len(problem.members),
-        "blocks": [len(blocks) for blocks in problem.aims],
-        "augmented": augment is not None,
-        "adaptive": transform is not None,
-        "transform_draws": transform_draws,
     }
     crafted = finish(problem, groups, delta, coefficients, how)
     return crafted if separately else crafted[0]

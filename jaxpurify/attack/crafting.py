@@ -10,7 +10,9 @@ import numpy as np
 import optax
 
 from jaxpurify import loop
+from jaxpurify.attack.budget import add_levels, to_levels
 from jaxpurify.attack.signed_adam import decayed, project, sign_then_adam
+from jaxpurify.data.poison import Poison, Targets
 from jaxpurify.random import named
 from jaxpurify.struct import static, struct
 from jaxpurify.types import PyTree
@@ -145,6 +147,47 @@ def best(state: Progress, values: Float[np.ndarray, "_ _"]) -> tuple[Float[np.nd
         raise ValueError(f"the objective is not finite at step {first} of {len(values)}; lower learning_rate")
     chosen = int(np.nanargmin(np.where(np.isfinite(last), last, np.nan)))
     return np.asarray(jax.device_get(state.delta[chosen])), chosen
+
+
+def crafted_poison(
+    crafting: Crafting,
+    state: Progress,
+    values: Float[np.ndarray, "_ _"],
+    *,
+    target: int,
+    how: dict[str, Any],
+    trigger: Any = None,
+    targets: Targets | None = None,
+) -> Poison:
+    """The poison of the best restart, in whole 8-bit levels within `how["epsilon"]`; labels are kept.
+
+    `how` gains what the crafting says of itself: steps, schedule, restarts, and their first and last objectives.
+
+    Raises:
+      ValueError: no restart ended with a finite value.
+    """
+    delta, chosen = best(state, values)
+    return Poison(
+        images=add_levels(np.asarray(crafting.images), to_levels(delta, how["epsilon"])),
+        labels=np.asarray(crafting.labels),
+        index=np.asarray(crafting.index),
+        target=target,
+        trigger=trigger,
+        targets=targets,
+        how={
+            **how,
+            "labels_changed": False,
+            "count": len(crafting.index),
+            "norm": "linf",
+            "steps": crafting.steps,
+            "decay": crafting.decay,
+            "optimizer": crafting.optimizer,
+            "restarts": len(state.delta),
+            "chosen_restart": chosen,
+            "first_losses": values[0].tolist(),
+            "last_losses": [float(value) if np.isfinite(value) else None for value in values[-1]],
+        },
+    )
 
 
 def check_settings(steps: int, restarts: int, learning_rate: float, optimizer: str = "sign_then_adam") -> None:

@@ -133,7 +133,8 @@ def make_problem(
 def finish(problem: Problem, groups: list[Group], delta: Any, memory: PyTree, how: dict[str, Any]) -> list[Poison]:
     """The poisons of each group in whole 8-bit levels, of the restart whose objective is the lowest there.
 
-    `how` (with `epsilon`, None: only the image box) gains `clean_objective` and `objective`, measured on stored images.
+    `how` (with `epsilon`, None: only the image box) gains what the problem says of itself, and `clean_objective` and
+    `objective`, measured on stored images.
     """
     if not np.isfinite(np.asarray(delta)).all():
         raise ValueError("the gradient of the features is not finite; check the weights of the surrogate")
@@ -144,6 +145,7 @@ def finish(problem: Problem, groups: list[Group], delta: Any, memory: PyTree, ho
     clean, objective = (np.asarray(measure(problem, at, memory)) for at in (jnp.zeros_like(moved), moved))
     check_finite(objective[None])
     restarts = len(objective) // len(groups)
+    how = {"labels_changed": False, "norm": "linf", **how, **_described(problem)}
     poisons = []
     for number, group in enumerate(groups):
         best = number * restarts + int(objective[number * restarts :][:restarts].argmin())
@@ -154,11 +156,22 @@ def finish(problem: Problem, groups: list[Group], delta: Any, memory: PyTree, ho
                 labels=np.full(len(group.index), group.target, np.int32),
                 index=group.index,
                 target=group.target,
-                how={"labels_changed": False, "count": len(group.index), "norm": "linf", **how, **measured},
+                how={**how, "count": len(group.index), **measured},
                 targets=group.targets,
             )
         )
     return poisons
+
+
+def _described(problem: Problem) -> dict[str, Any]:
+    return {
+        "members": len(problem.members),
+        "blocks": [len(blocks) for blocks in problem.aims],
+        "draws": problem.draws,
+        "augmented": problem.augment is not None,
+        "adaptive": problem.transform is not None,
+        "transform_draws": problem.transform_draws,
+    }
 
 
 @jax.jit(static_argnums=4)

@@ -5,11 +5,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
-import numpy as np
 
-from jaxpurify.attack.budget import add_levels, levels, to_levels
+from jaxpurify.attack.budget import levels
 from jaxpurify.attack.choose import StoredLabels
-from jaxpurify.attack.crafting import advance, best, check_settings, start
+from jaxpurify.attack.crafting import advance, check_settings, crafted_poison, start
 from jaxpurify.attack.matching import Passenger, check_criterion
 from jaxpurify.attack.matching_objective import Matching, View, ensemble, target_gradients
 from jaxpurify.attack.surrogate import Apply, as_operand
@@ -150,44 +149,27 @@ def gradient_matching(
     if mesh is not None:
         objective, crafting, state = split_over(mesh, objective, crafting, state)
     state, values = advance(objective, crafting, state, steps)
-    delta, chosen = best(state, values)
-    return Poison(
-        images=add_levels(images[index], to_levels(delta, epsilon)),
-        labels=labels[index].astype(np.int32),
-        index=index,
-        target=target,
-        targets=targets,
-        how={
-            "attack": "gradient_matching",
-            "labels_changed": False,
-            "base": int(base),
-            "count": len(index),
-            "norm": "linf",
-            "epsilon": float(epsilon),
-            "loss": passenger.name,
-            "criterion": criterion,
-            "members": len(members),
-            "steps": steps,
-            "restarts": restarts,
-            "learning_rate": float(learning_rate),
-            "decay": decay,
-            "optimizer": optimizer,
-            "augmented": augment is not None,
-            "match": match,
-            "micro_batch": micro_batch,
-            "engine": engine,
-            "per_target": per_target,
-            "norm_weight": float(passenger.norm_weight),
-            "repel_weight": float(passenger.repel_weight),
-            "repel": passenger.repel,
-            "loss_weight": float(loss_weight),
-            "hidden_weight": float(hidden_weight) if hidden is not None else 0.0,
-            "private_clip": None if private_clip is None else float(private_clip),
-            "private_noise": float(private_noise),
-            "adaptive": transform is not None,
-            "transform_draws": transform_draws,
-            "chosen_restart": chosen,
-            "first_losses": values[0].tolist(),
-            "last_losses": [float(value) if np.isfinite(value) else None for value in values[-1]],
-        },
-    )
+    how = {
+        "attack": "gradient_matching",
+        "base": int(base),
+        "epsilon": float(epsilon),
+        "loss": passenger.name,
+        "criterion": criterion,
+        "members": len(members),
+        "learning_rate": float(learning_rate),
+        "augmented": augment is not None,
+        "match": match,
+        "micro_batch": micro_batch,
+        "engine": engine,
+        "per_target": per_target,
+        "norm_weight": float(passenger.norm_weight),
+        "repel_weight": float(passenger.repel_weight),
+        "repel": passenger.repel,
+        "loss_weight": float(loss_weight),
+        "hidden_weight": float(hidden_weight) if hidden is not None else 0.0,
+        "private_clip": None if private_clip is None else float(private_clip),
+        "private_noise": float(private_noise),
+        "adaptive": transform is not None,
+        "transform_draws": transform_draws,
+    }
+    return crafted_poison(crafting, state, values, target=target, targets=targets, how=how)

@@ -137,11 +137,6 @@ def hidden_trigger(
         "size": size,
         "inset": inset,
         "random_place": random_place,
-        "draws": draws,
-        "members": len(problem.members),
-        "augmented": augment is not None,
-        "adaptive": transform is not None,
-        "transform_draws": transform_draws,
     }
     problem = dataclasses.replace(problem, aims=_source_features(problem, sources, jnp.uint32(2**32 - 1)))
     poison = finish(problem, [group], delta, None, how)[0]

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 import numpy as np
 
-from jaxpurify.attack.budget import add_levels, levels, to_levels
+from jaxpurify.attack.budget import levels
 from jaxpurify.attack.choose import StoredLabels
-from jaxpurify.attack.crafting import advance, best, check_settings, start
+from jaxpurify.attack.crafting import advance, check_settings, crafted_poison, start
 from jaxpurify.attack.matching import check_criterion
 from jaxpurify.attack.matching_objective import View, ensemble
 from jaxpurify.attack.surrogate import Apply, as_operand
@@ -138,42 +138,25 @@ def metapoison(
     )
     crafting = make_crafting(images, labels, index, key, epsilon, learning_rate, steps, decay, optimizer)
     state, values = _crafted(objective, crafting, restarts, refresh, refresh_every, named(key, "refresh"))
-    delta, chosen = best(state, values)
-    return Poison(
-        images=add_levels(images[index], to_levels(delta, epsilon)),
-        labels=labels[index].astype(np.int32),
-        index=index,
-        target=target,
-        targets=targets,
-        how={
-            "attack": "metapoison",
-            "labels_changed": False,
-            "base": int(base),
-            "count": len(index),
-            "norm": "linf",
-            "epsilon": float(epsilon),
-            "unroll": unroll,
-            "inner_rate": float(inner_rate),
-            "criterion": criterion,
-            "depths": depths,
-            "clean_count": clean_count,
-            "later_poisons": later_poisons,
-            "members": len(members),
-            "steps": steps,
-            "restarts": restarts,
-            "learning_rate": float(learning_rate),
-            "decay": decay,
-            "optimizer": optimizer,
-            "refreshed": refresh is not None,
-            "refresh_every": refresh_every,
-            "augmented": augment is not None,
-            "adaptive": transform is not None,
-            "transform_draws": transform_draws,
-            "chosen_restart": chosen,
-            "first_losses": values[0].tolist(),
-            "last_losses": [float(value) if np.isfinite(value) else None for value in values[-1]],
-        },
-    )
+    how = {
+        "attack": "metapoison",
+        "base": int(base),
+        "epsilon": float(epsilon),
+        "unroll": unroll,
+        "inner_rate": float(inner_rate),
+        "criterion": criterion,
+        "depths": depths,
+        "clean_count": clean_count,
+        "later_poisons": later_poisons,
+        "members": len(members),
+        "learning_rate": float(learning_rate),
+        "refreshed": refresh is not None,
+        "refresh_every": refresh_every,
+        "augmented": augment is not None,
+        "adaptive": transform is not None,
+        "transform_draws": transform_draws,
+    }
+    return crafted_poison(crafting, state, values, target=target, targets=targets, how=how)
 
 
 def _crafted(objective, crafting, restarts, refresh, refresh_every, key):

@@ -117,11 +117,6 @@ def poison_frogs(
         "steps": steps,
         "learning_rate": float(learning_rate),
         "opacity": float(opacity),
-        "draws": draws,
-        "members": len(problem.members),
-        "augmented": augment is not None,
-        "adaptive": transform is not None,
-        "transform_draws": transform_draws,
     }
     if form == "each":
         delta = _descend_each(problem, start, steps, beta, shrink, tolerance)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxpurify.attack.badnets import patch_trigger
 from jaxpurify.attack.budget import add_levels, levels, to_levels
 from jaxpurify.attack.choose import StoredLabels, check_dataset, check_target, choose, poison_count, positions
-from jaxpurify.attack.crafting import advance, best, check_settings, start
+from jaxpurify.attack.crafting import advance, check_settings, crafted_poison, start
 from jaxpurify.attack.gradient_norms import gradient_norms
 from jaxpurify.attack.matching import Passenger
 from jaxpurify.attack.matching_objective import Matching, RowLosses, View, ensemble
@@ -150,42 +150,25 @@ def sleeper_agent(
         state, values = advance(objective, crafting, state, min(length, steps - first))
         pieces.append(values)
     values = np.concatenate(pieces)
-    delta, chosen = best(state, values)
-    return Poison(
-        images=add_levels(images[index], to_levels(delta, epsilon)),
-        labels=np.full(number, target, np.int32),
-        index=index,
-        target=target,
-        trigger=trigger,
-        how={
-            "attack": "sleeper_agent",
-            "labels_changed": False,
-            "source": source,
-            "sources": len(sources),
-            "count": number,
-            "norm": "linf",
-            "epsilon": float(epsilon),
-            "patch_size": int(patch.shape[0]),
-            "selection": selection,
-            "retrainings": len(pieces) - 1,
-            "retrain_every": retrain_every if retrain is not None else None,
-            "loss": passenger.name,
-            "members": len(members),
-            "steps": steps,
-            "restarts": restarts,
-            "learning_rate": float(learning_rate),
-            "decay": decay,
-            "optimizer": optimizer,
-            "augmented": augment is not None,
-            "match": match,
-            "micro_batch": micro_batch,
-            "adaptive": transform is not None,
-            "transform_draws": transform_draws,
-            "chosen_restart": chosen,
-            "first_losses": values[0].tolist(),
-            "last_losses": [float(value) if np.isfinite(value) else None for value in values[-1]],
-        },
-    )
+    how = {
+        "attack": "sleeper_agent",
+        "source": source,
+        "sources": len(sources),
+        "epsilon": float(epsilon),
+        "patch_size": int(patch.shape[0]),
+        "selection": selection,
+        "retrainings": len(pieces) - 1,
+        "retrain_every": retrain_every if retrain is not None else None,
+        "loss": passenger.name,
+        "members": len(members),
+        "learning_rate": float(learning_rate),
+        "augmented": augment is not None,
+        "match": match,
+        "micro_batch": micro_batch,
+        "adaptive": transform is not None,
+        "transform_draws": transform_draws,
+    }
+    return crafted_poison(crafting, state, values, target=target, trigger=trigger, how=how)
 
 
 @struct

@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int | None:
     from jaxpurify.data.interchange import write_benchmark
     from jaxpurify.data.poison import poison_dataset, save_poison
     from jaxpurify.data.sources import check_save, load_source, save_dataset
-    from jaxpurify.evaluate.crafting import craft
+    from jaxpurify.evaluate.crafting import ADAPTIVE, adaptive_purifier, craft
     from jaxpurify.networks.stored import load_network
 
     entry, settings = attack_options(options.attack, options.target)
@@ -87,7 +87,8 @@ def main(arguments: list[str]) -> int | None:
     if entry.needs_targets:
         settings["targets"] = targets
     if options.through is not None:
-        settings["transform"] = _purifier(options, dataset.images.shape[1:])
+        through = dict(zip(ADAPTIVE, (options.through, *_gradient(options)), strict=True))
+        settings["transform"] = adaptive_purifier(through, dataset.images.shape[1:])
     if options.apply_to is not None:
         check_save(dataset, options.apply_to, force=options.force)
 
@@ -155,14 +156,6 @@ def _load_targets(options, dataset, target):
     if target is not None and (chosen.labels == target).any():
         raise ValueError(f"--target is {target}, but a target image is of that class already; choose another")
     return Targets(chosen.images, chosen.labels, np.array(options.target_index))
-
-
-def _purifier(options, shape):
-    """The purifier that the attack goes through, with the gradient asked for."""
-    from jaxpurify.evaluate.purifiers import make_purifier
-    from jaxpurify.purify.adaptive import Adaptive
-
-    return Adaptive(make_purifier(options.through, shape), *_gradient(options))
 
 
 def _gradient(options):
