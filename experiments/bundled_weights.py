@@ -4,8 +4,8 @@
 
 Each sees public images only: `digits/public`, or CIFAR-10's `train[25000:]` (set TFDS_DATA_DIR). A killed run continues
 from runs/weights/NAME. Minutes on two cores that other work shared are in the card of each file, which
-`jaxpurify list` prints. They are small models, trained for minutes: far from the published 65,600 updates of 100-step
-chains (energy) and 41,000 updates of a 113 M parameter network (diffusion).
+`jaxpurify list` prints. They are small models, trained for minutes (the CIFAR-10 energy: 106): far from the published
+65,600 updates of 100-step chains (energy) and 41,000 updates of a 113 M parameter network (diffusion).
 """
 
 from collections.abc import Callable
