@@ -10,6 +10,8 @@ import itertools
 from jax import lax
 import jax.numpy as jnp
 
+from jaxpurify.networks import convolution_rows
+
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 # Contracted positions (images × height × width) in one piece of a weight gradient: the packed cotangents of
@@ -64,6 +66,8 @@ def _window(images, kernel, stride, pads):
     Blocks: 64 × 32² 3→16: 4.2 → 1.2 (4 pixels); 3→32: 6.0 → 1.4 (2 pixels); 3→64 none (3.5 → 4.2);
     16→3: 6.1 → 2.6 (4 pixels); 32→3 none (2.6 → 3.4).
     """
+    if convolution_rows.fits(images, kernel):
+        return convolution_rows.convolve_rows(images, kernel, stride, pads)
     rows, columns, inputs, outputs = kernel.shape
     across = (images.shape[2] + sum(pads[1]) - columns) // stride + 1
     wide = min(inputs, outputs) >= 64 and across >= 4 and images.dtype == jnp.float32

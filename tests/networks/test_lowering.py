@@ -155,12 +155,37 @@ def test_other_backends_get_one_plain_convolution(platform):
     assert text.count("stablehlo.convolution") == 3 and "optimization_barrier" not in text
 
 
-def test_half_precision_keeps_its_type_and_stays_near():
-    (images, kernel), _, sizes = operands("winograd")
-    got = gradients(lowering.convolve, sizes)(images.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
-    for value, expected in zip(got, gradients(plain, sizes)(images, kernel), strict=True):
-        assert value.dtype == jnp.bfloat16
-        np.testing.assert_allclose(value.astype(jnp.float32), expected, atol=0.05 * float(jnp.abs(expected).max()))
+@pytest.mark.parametrize(
+    ("shape", "size", "outputs", "stride", "padding"),
+    [
+        ((2, 8, 8, 64), 3, 64, 1, 1),
+        ((2, 7, 9, 20), 3, 24, 1, 1),
+        ((2, 7, 9, 17), 3, 24, 1, 1),
+        ((2, 7, 7, 16), 1, 6, 2, 0),
+        ((3, 7, 9, 16), 3, 18, 2, 1),
+        ((2, 8, 8, 32), 4, 16, 2, 1),
+        ((2, 10, 11, 16), 3, 5, 3, 0),
+        ((2, 10, 10, 16), 2, 16, 3, 0),
+        ((2, 7, 7, 16), 3, 16, 1, 3),
+        ((2, 4, 4, 20), 4, 1, 1, 0),
+    ],
+)
+def test_half_precision_keeps_its_type_and_sums_in_single_precision(shape, size, outputs, stride, padding):
+    sizes = {"stride": stride, "padding": padding}
+    images = jax.random.normal(jax.random.key(0), shape).astype(jnp.bfloat16)
+    kernel = jax.random.normal(jax.random.key(1), (size, size, shape[3], outputs)).astype(jnp.bfloat16)
+    out = jax.eval_shape(lambda images, kernel: plain(images, kernel, **sizes), images, kernel)
+    cotangent = jax.random.normal(jax.random.key(2), out.shape).astype(jnp.bfloat16)
+
+    def run(convolve, *operands):
+        value, pullback = jax.vjp(lambda images, kernel: convolve(images, kernel, **sizes), *operands[:2])
+        return value, *pullback(operands[2])
+
+    exact = run(plain, *(operand.astype(jnp.float32) for operand in (images, kernel, cotangent)))
+    for got, want in zip(run(lowering.convolve, images, kernel, cotangent), exact, strict=True):
+        assert got.dtype == jnp.bfloat16
+        # One rounding of the result: 8 bits.
+        np.testing.assert_allclose(got.astype(jnp.float32), want, rtol=0, atol=2**-8 * float(jnp.abs(want).max()))
 
 
 @pytest.mark.parametrize("window", [2, 4])
