@@ -35,7 +35,7 @@ ALL = {
 COLUMNS = {"cpu": ("none", "jpeg-50", "ebm", "ddpm", "naive", "reps", "filt"), "cpu-small": ("none", "ebm", "ddpm")}
 # Poisons, strength of the trigger at test, epochs of the victims. The sets of cpu and cpu-small are a fifth and a tenth
 # of the published one: half of a class is poisoned, where it takes a tenth of one there.
-CHOSEN = {"cpu": (500, 2.0, 10), "cpu-small": (250, 2.0, 15), "paper": (500, 3.0, 200)}
+CHOSEN = {"cpu": (500, 1.5, 10), "cpu-small": (250, 1.5, 15), "paper": (500, 3.0, 200)}
 
 
 @dataclasses.dataclass(frozen=True)
