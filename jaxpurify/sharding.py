@@ -11,6 +11,9 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
+# The axes of the mesh over which one batch is split where there is a single experiment.
+BATCH_AXES = ("replica", "data")
+
 
 def data_mesh(devices: Sequence[jax.Device] | None = None, *, replicas: int = 1) -> Mesh:
     """A mesh of `replicas` × (all others) over `devices` (default: all of them, on all hosts).
@@ -36,4 +39,4 @@ def shard(mesh: Mesh, tree: Any, *axes: str | tuple[str, ...] | None) -> Any:
     Raises:
       ValueError: an axis whose length is no multiple of its number of devices.
     """
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*(axes or (("replica", "data"),)))))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*(axes or (BATCH_AXES,)))))

@@ -11,7 +11,7 @@ from jaxpurify.attack.crafting import Crafting, Progress
 from jaxpurify.attack.surrogate import class_count
 from jaxpurify.data.poison import Targets
 from jaxpurify.random import named
-from jaxpurify.sharding import replicate, shard
+from jaxpurify.sharding import BATCH_AXES, replicate, shard
 from jaxpurify.types import PyTree, StoredImages
 
 
@@ -87,7 +87,7 @@ def split_over(mesh: Mesh, objective: PyTree, crafting: Crafting, state: Progres
     def place(leaf):
         # Crafting holds rows on the first axis, the state of all restarts on the second; the rest are scalars.
         if leaf.ndim == 5:
-            return shard(mesh, leaf, None, ("replica", "data"))
+            return shard(mesh, leaf, None, BATCH_AXES)
         return shard(mesh, leaf) if leaf.ndim else replicate(mesh, leaf)
 
     return replicate(mesh, objective), jax.tree.map(place, crafting), jax.tree.map(place, state)

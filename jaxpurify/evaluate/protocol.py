@@ -6,6 +6,7 @@ from typing import Any
 
 from flax import nnx
 import jax
+from jax.sharding import Mesh
 
 from jaxpurify.data.augment import Compose, Cutout, Flip, PadCrop
 from jaxpurify.data.dataset import Dataset
@@ -13,9 +14,12 @@ from jaxpurify.data.sources import load_source
 from jaxpurify.networks.freeze import Frozen
 from jaxpurify.networks.stored import build
 from jaxpurify.random import named
+from jaxpurify.sharding import data_mesh
 from jaxpurify.train.classifier import Recipe, train_classifier
+from jaxpurify.types import StoredImages
 
 CIFAR10 = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2471, 0.2435, 0.2616)}
+SHARED_SIZE = 32 * 32  # values of one image
 TINY_IMAGENET = {"mean": (0.4802, 0.4481, 0.3975), "std": (0.2302, 0.2265, 0.2262)}
 
 
@@ -61,7 +65,12 @@ class Protocol:
         key = jax.random.key(seed)
         model = build(self.network, self.options, nnx.Rngs(named(key, "weights")))
         recipe = self.surrogate_recipe if surrogate and self.surrogate_recipe else self.recipe
-        arguments = {"recipe": recipe, "augment": self.augment, "progress": progress}
+        arguments = {
+            "recipe": recipe,
+            "augment": self.augment,
+            "mesh": shared_batches(recipe.batch_size, dataset.images),
+            "progress": progress,
+        }
         return train_classifier(model, dataset.images, dataset.labels, named(key, "train"), **arguments)[0]
 
     def config(self) -> dict[str, Any]:
@@ -82,6 +91,17 @@ class Protocol:
     def load(self) -> tuple[Dataset, Dataset]:
         """The clean training set and the test set."""
         return load_source(self.train), load_source(self.test)
+
+
+def shared_batches(batch_size: int, images: StoredImages) -> Mesh | None:
+    """The devices that share each batch of a victim on CPU: all of them, where that is the faster way.
+
+    XLA:CPU runs most operations of a small network on one thread. On two cores that share a batch ResNet-9 of width 16
+    trains 1.25 times as fast; images smaller than 32 × 32 leave too little between the exchanges of statistics.
+    """
+    count = jax.device_count()
+    worth = jax.default_backend() == "cpu" and images[0].size >= SHARED_SIZE and count > 1
+    return data_mesh() if worth and batch_size % count == 0 else None
 
 
 def protocol(name: str) -> Protocol:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxpurify.networks.initialise import ones, torch_uniform, uniform, zeros
-from jaxpurify.networks.lowering import convolve
+from jaxpurify.networks.lowering import axes_of, convolve
 
 Initializer = Callable[..., jax.Array]
 # Feature maps [B, H, W, C]: unlike `Images`, what comes out may differ from what went in by all but B.
@@ -136,7 +136,7 @@ class BatchNorm(nnx.Module):
         if self.use_running_average:
             return normalise(images, self.mean[...], self.variance[...], scale, bias, self.epsilon)
         images, mean, variance = normalise_batch(images, scale, bias, self.epsilon)
-        count = math.prod(images.shape[:3])
+        count = math.prod(images.shape[:3]) * jax.lax.axis_size(axes_of(images))
         unbiased = variance * (count / max(count - 1, 1))
         self.mean[...] = self.decay * self.mean[...] + (1 - self.decay) * jax.lax.stop_gradient(mean)
         self.variance[...] = self.decay * self.variance[...] + (1 - self.decay) * jax.lax.stop_gradient(unbiased)
@@ -185,9 +185,13 @@ def normalise(images: Maps, mean: Array, variance: Array, scale: Array, bias: Ar
 
 
 def normalise_batch(images: Maps, scale: Array, bias: Array, epsilon: float) -> tuple[Maps, Array, Array]:
-    """Normalised images, and the mean and the biased variance [C] over batch and space that did it."""
+    """Normalised images, and the mean and the biased variance [C] over batch and space that did it.
+
+    Inside `shard_map` the batch is that of all devices.
+    """
     wide = images.astype(jnp.float32)
-    mean, square = wide.mean((0, 1, 2)), jnp.square(wide).mean((0, 1, 2))
+    moments = jnp.stack([wide.mean((0, 1, 2)), jnp.square(wide).mean((0, 1, 2))])
+    mean, square = jax.lax.pmean(moments, devices) if (devices := axes_of(images)) else moments
     variance = jnp.maximum(square - jnp.square(mean), 0.0)
     return normalise(images, mean, variance, scale, bias, epsilon), mean, variance
 

@@ -6,7 +6,7 @@ import dataclasses
 from flax import nnx
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Integer, Key
 import numpy as np
 import optax
@@ -15,7 +15,7 @@ from jaxpurify import loop
 from jaxpurify.data.image import to_float
 from jaxpurify.networks.freeze import Frozen, freeze
 from jaxpurify.random import image_keys, named
-from jaxpurify.sharding import replicate, shard
+from jaxpurify.sharding import BATCH_AXES, replicate, shard
 from jaxpurify.train.batches import epoch_order, steps_per_epoch
 from jaxpurify.train.schedule import sgd
 from jaxpurify.train.state import TrainingDiverged, TrainState, create_state, update
@@ -93,7 +93,7 @@ def train_classifier(
         raise ValueError(f"batch_size={recipe.batch_size} is no multiple of the {mesh.size} devices")
     optimizer = recipe.optimizer(len(images))
     graphdef, state = create_state(model, optimizer)
-    step = ClassifierStep(graphdef, optimizer, recipe.label_smoothing, recipe.dtype)
+    step = ClassifierStep(graphdef, optimizer, recipe.label_smoothing, recipe.dtype, mesh)
     data = jax.device_put((images, labels.astype(np.int32)))
     if mesh is not None:
         state, data = replicate(mesh, (state, data))
@@ -102,7 +102,7 @@ def train_classifier(
         order = epoch_order(key, np.uint32(epoch), len(images), recipe.batch_size)
         noise = augmentation_key(key, np.uint32(epoch))
         if mesh is not None:
-            order, noise = shard(mesh, order, None, ("replica", "data")), replicate(mesh, noise)
+            order, noise = shard(mesh, order, None, BATCH_AXES), replicate(mesh, noise)
         state, metrics = loop.scan(step, state, len(order), order, noise, *data, augment)
         history.append(checked(jax.device_get(metrics), epoch))
         if progress is not None:
@@ -123,19 +123,35 @@ class ClassifierStep:
     optimizer: optax.GradientTransformation
     label_smoothing: float
     dtype: str
+    mesh: Mesh | None = None
 
     def __call__(self, state: TrainState, index, order, key, images, labels, augment):
-        rows = order[index]
+        if self.mesh is None:
+            return self._step(state, order[index], key, images, labels, augment)
+        # Each device computes its rows by itself; left to the compiler, a batch that a convolution cuts into pieces
+        # would travel between devices.
+        shared = PartitionSpec()
+        rows = PartitionSpec(BATCH_AXES)
+        specs = (shared, rows, shared, shared, shared, shared)
+        step = jax.shard_map(self._step, mesh=self.mesh, in_specs=specs, out_specs=shared)
+        return step(state, order[index], key, images, labels, augment)
+
+    def _step(self, state, rows, key, images, labels, augment):
         batch, target = to_float(images[rows]), labels[rows]
         if augment is not None:
             batch = augment(image_keys(key, rows), batch)
 
         def loss(model):
             logits = model(batch.astype(self.dtype)).astype(jnp.float32)
-            return cross_entropy(logits, target, self.label_smoothing).mean(), logits
+            return self._mean(cross_entropy(logits, target, self.label_smoothing)), logits
 
         state, value, logits = update(state, self.graphdef, self.optimizer, loss)
-        return state, {"loss": value, "accuracy": (logits.argmax(-1) == target).mean()}
+        return state, {"loss": value, "accuracy": self._mean(logits.argmax(-1) == target)}
+
+    def _mean(self, values):
+        """The mean over the whole batch."""
+        mean = values.mean()
+        return mean if self.mesh is None else jax.lax.pmean(mean, BATCH_AXES)
 
 
 def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
