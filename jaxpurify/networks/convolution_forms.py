@@ -15,10 +15,12 @@ from jaxpurify.networks import convolution_rows
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 # Contracted positions (images × height × width) in one piece of a weight gradient: the packed cotangents of
-# a piece (4096 × outputs × 4 bytes) stay in a core's second-level cache, and the pieces run side by side.
+# a piece (at most 2¹⁹ numbers) stay in a core's second-level cache, and the pieces run side by side.
 # Two threads, milliseconds, whole batch against pieces: 64 × 32² 64→64 3×3: 149 → 31; 64 × 32² 16→32 3×3:
 # 20 → 4.4; 64 × 16² 128→128 3×3: 87 → 28; 64 × 32² 32→64 4×4 stride 2: 32 → 10; no gain at 8² and below.
+# 128 × 7² 256→256 3×3 on one thread: 101 whole, 78 in three pieces.
 _PIECE = 4096
+_PIECE_VALUES = 2**19
 _MOST_PIECES = 16
 
 
@@ -65,10 +67,14 @@ def _window(images, kernel, stride, pads):
     16 × 16² 256→256: 45.0 → 26.8; 16 × 32² 64→64: 9.9 → 8.3; no gain with 32 channels (2.7 → 3.2).
     Blocks: 64 × 32² 3→16: 4.2 → 1.2 (4 pixels); 3→32: 6.0 → 1.4 (2 pixels); 3→64 none (3.5 → 4.2);
     16→3: 6.1 → 2.6 (4 pixels); 32→3 none (2.6 → 3.4).
+    Patches: 32 × 2² 128→128: 7.5 → 0.3; 32 × 1² 128→128: 0.33 → 0.07; 32 × 4² 128→128 none (1.15 → 1.32).
     """
     if convolution_rows.fits(images, kernel):
         return convolution_rows.convolve_rows(images, kernel, stride, pads)
     rows, columns, inputs, outputs = kernel.shape
+    # XLA takes images that are smaller than the kernel for the kernel, and has no fast form for that.
+    if images.shape[1] * images.shape[2] < rows * columns:
+        return _patches(images, kernel, stride, pads)
     across = (images.shape[2] + sum(pads[1]) - columns) // stride + 1
     wide = min(inputs, outputs) >= 64 and across >= 4 and images.dtype == jnp.float32
     if wide and (rows, columns, stride) == (3, 3, 1):
@@ -77,6 +83,19 @@ def _window(images, kernel, stride, pads):
     if columns > 1 and pixels > 1 and across % pixels == 0:
         return _blocks(images, kernel, stride, pads, pixels)
     return lax.conv_general_dilated(images, kernel, (stride, stride), pads, dimension_numbers=LAYOUT)
+
+
+def _patches(images, kernel, stride, pads):
+    """One matrix product: the pixels that each result sees, side by side, with the kernel."""
+    rows, columns, inputs, outputs = kernel.shape
+    padded = lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0)])
+    high, wide = ((padded.shape[axis + 1] - kernel.shape[axis]) // stride + 1 for axis in range(2))
+    near = [
+        padded[:, row : row + stride * (high - 1) + 1 : stride, column : column + stride * (wide - 1) + 1 : stride]
+        for row, column in itertools.product(range(rows), range(columns))
+    ]
+    patches = jnp.concatenate(near, -1).reshape(-1, rows * columns * inputs)
+    return (patches @ kernel.reshape(-1, outputs)).reshape(-1, high, wide, outputs)
 
 
 def _blocks(images, kernel, stride, pads, pixels):
@@ -142,7 +161,8 @@ def _combine(weights, terms):
 def cpu_kernel(images, outputs, stride, padding, sizes):
     """Gradient for the kernel, summed over pieces of the batch; each piece is a convolution in XLA's own layout."""
     batch = images.shape[0]
-    pieces = min(max(1, batch * outputs.shape[1] * outputs.shape[2] // _PIECE), _MOST_PIECES, batch)
+    piece = min(_PIECE, _PIECE_VALUES // outputs.shape[3])
+    pieces = min(max(1, batch * outputs.shape[1] * outputs.shape[2] // max(1, piece)), _MOST_PIECES, batch)
     cuts = [batch * piece // pieces for piece in range(pieces + 1)]
     total = jnp.zeros((), images.dtype)
     for start, stop in itertools.pairwise(cuts):

@@ -23,6 +23,8 @@ SHAPES = {
     "kernel smaller than stride": ((2, 10, 10, 5), 2, 6, 3, 0),
     "kernel as large as the image": ((2, 4, 4, 20), 4, 1, 1, 0),
     "padding wider than the kernel's reach": ((2, 7, 7, 5), 3, 6, 1, 3),
+    "smaller than the kernel": ((3, 2, 2, 6), 3, 7, 1, 1),
+    "smaller than the kernel, with stride": ((3, 3, 2, 6), 4, 7, 2, 2),
     "winograd": ((2, 8, 8, 64), 3, 64, 1, 1),
     "winograd, odd, no padding": ((2, 9, 11, 64), 3, 70, 1, 0),
     "several pieces of the batch": ((9, 32, 32, 5), 3, 6, 1, 1),
