@@ -34,7 +34,7 @@ def scan(step: Step, state: State, steps: int, *operands: Any) -> tuple[State, A
     if steps < 0:
         raise ValueError(f"steps is {steps}; it must be 0 or more")
     if runs_in_python(state, operands):
-        outputs = []
+        step, outputs = _hashed_once(step), []
         for index in range(steps):
             state, output = _compiled_step(step, state, np.uint32(index), operands)
             outputs.append(output)
@@ -54,6 +54,26 @@ def runs_in_python(*trees: Any) -> bool:
     """True where a loop over these arrays runs as a Python loop: on CPU and outside of any trace."""
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
     return not traced and jax.default_backend() == "cpu"
+
+
+class _HashedOnce:
+    """A step whose hash is kept: `jit` asks for it at every call, and a step that holds the structure of a network
+    (2 to 4 ms for ResNet-9) would be longer at that than at small images."""
+
+    def __init__(self, step: Step):
+        self.step, self.hash = step, hash(step)
+
+    def __call__(self, state, index, *operands):
+        return self.step(state, index, *operands)
+
+    def __eq__(self, other):
+        return self is other or (isinstance(other, _HashedOnce) and self.step == other.step)
+
+    def __hash__(self):
+        return self.hash
+
+
+_hashed_once = functools.lru_cache(maxsize=256)(_HashedOnce)  # equal steps are one object, which is equal at once
 
 
 class _WithoutOutput:

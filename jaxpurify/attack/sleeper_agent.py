@@ -1,12 +1,10 @@
 """Sleeper Agent: a hidden trigger by gradient matching, with the surrogate retrained on the poisons on the way."""
 
 from collections.abc import Callable
-import dataclasses
 import functools
 from typing import Any
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 import numpy as np
@@ -21,7 +19,8 @@ from jaxpurify.attack.matching_objective import Matching, RowLosses, View, ensem
 from jaxpurify.attack.second_order import summed_gradient
 from jaxpurify.attack.surrogate import Apply, as_operand
 from jaxpurify.attack.targeted import check_outputs, make_crafting
-from jaxpurify.data.poison import PatchTrigger, Poison
+from jaxpurify.data.poison import Poison, ScatteredPatchTrigger
+from jaxpurify.data.triggers import paste
 from jaxpurify.random import image_keys, named
 from jaxpurify.struct import struct
 from jaxpurify.types import Images, Keys, Purifier, PyTree, StoredImages
@@ -101,8 +100,6 @@ def sleeper_agent(
       ValueError: `epsilon` outside [1/255, 1], unknown names or classes, `source` equal to `target`, more poisons
         than images of the class, several restarts with `retrain` (only one set of poisons can be trained on), or an
         objective that is not finite.
-
-    Warning: the published evaluation draws a place for the patch for every test image as well.
     """
     levels(epsilon)
     check_settings(steps, restarts, learning_rate, optimizer)
@@ -114,7 +111,9 @@ def sleeper_agent(
         raise ValueError(f"selection is {selection!r} and chunk is {chunk}; known: {', '.join(SELECTIONS)}, at least 1")
     applies, members = ensemble(apply, params)
     check_outputs(applies, members, images.shape[1:], target)
-    trigger, patch = _trigger(images.shape[1:], patch, size, named(key, "patch"))
+    patch = _patch(images.shape[1:], patch, size, named(key, "patch"))
+    seed = jax.random.randint(named(key, "test places"), (), 0, 2**31 - 1)
+    trigger = ScatteredPatchTrigger(np.asarray(patch), np.asarray(seed))
     sources = _sources(named(key, "sources"), labels, source, target, source_count)
     number = poison_count(count, fraction, len(labels))
     of_class = positions(labels == target)
@@ -178,14 +177,7 @@ class Scatter:
     patch: Float[Array, "side side channels"]
 
     def __call__(self, keys: Keys, images: Images) -> Images:
-        side = self.patch.shape[0]
-        room = jnp.array([images.shape[1] - side + 1, images.shape[2] - side + 1])
-
-        def paste(key, image):
-            row, column = jax.random.randint(key, (2,), jnp.zeros(2, int), room)
-            return lax.dynamic_update_slice(image, self.patch, (row, column, 0))
-
-        return jax.vmap(paste)(keys, images)
+        return paste(self.patch, keys, images)
 
 
 @functools.partial(jax.jit, static_argnames="chunk")
@@ -197,18 +189,16 @@ def _source_gradient(apply, params, scatter, keys, images, target, chunk):
     return jax.tree.map(lambda leaf: leaf[None], gradient)
 
 
-def _trigger(shape, patch, size, key) -> tuple[PatchTrigger, Array]:
-    """The test-time trigger, in the corner, and the patch alone."""
+def _patch(shape, patch, size, key) -> Array:
+    """The patch [s, s, C]: the one given, or random black and white values."""
     if patch is None:
         trigger = patch_trigger(shape, key, pattern="random", size=size)
-        return trigger, jnp.asarray(trigger.pattern)[shape[0] - size :, shape[1] - size :]
+        return jnp.asarray(trigger.pattern)[shape[0] - size :, shape[1] - size :]
     patch = jnp.asarray(patch, jnp.float32)
     side = patch.shape[0]
     if patch.shape != (side, side, shape[2]) or not 1 <= side <= min(shape[:2]):
         raise ValueError(f"patch has the shape {patch.shape}; it must be a square that fits into images of {shape}")
-    corner = patch_trigger(shape, key, pattern="white", size=side)
-    canvas = jnp.zeros(shape).at[shape[0] - side :, shape[1] - side :].set(patch)
-    return dataclasses.replace(corner, pattern=canvas), patch
+    return patch
 
 
 def _sources(key, labels, source, target, count):

@@ -15,6 +15,7 @@ from jaxpurify.data.image import to_float, to_uint8
 from jaxpurify.data.triggers import TRIGGERS as TRIGGERS
 from jaxpurify.data.triggers import AdditiveTrigger as AdditiveTrigger
 from jaxpurify.data.triggers import PatchTrigger as PatchTrigger
+from jaxpurify.data.triggers import ScatteredPatchTrigger as ScatteredPatchTrigger
 from jaxpurify.data.triggers import WarpTrigger as WarpTrigger
 from jaxpurify.data.triggers import check_fits
 

@@ -1,11 +1,12 @@
 """Triggers: callables on images in [0, 1] that are pytrees of their arrays, so that poison files can hold them."""
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 import numpy as np
 
 from jaxpurify.struct import struct
-from jaxpurify.types import Images
+from jaxpurify.types import Images, Keys
 
 
 @struct
@@ -58,6 +59,42 @@ class PatchTrigger:
 
 
 @struct
+class ScatteredPatchTrigger:
+    """`patch` [s, s, C] in [0, 1] at a random place of each image (Sleeper Agent, arXiv:2106.08970).
+
+    The place is drawn from `seed` and the image's 8-bit values, so that it is the same in every batch and order.
+    """
+
+    patch: Float[Array | np.ndarray, "side side channels"]
+    seed: Int[Array | np.ndarray, ""]
+
+    def __call__(self, images: Images) -> Images:
+        values = jnp.round(255 * images.reshape(len(images), -1)).astype(jnp.uint32)
+        # Odd multiples of 2^32 over the golden ratio: sums of them differ for images that are nearly alike.
+        weights = (2 * jnp.arange(values.shape[1], dtype=jnp.uint32) + 1) * jnp.uint32(0x9E3779B9)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(self.seed), (values * weights[None]).sum(1))
+        return paste(self.patch, keys, images)
+
+    def scaled(self, scale: float) -> "ScatteredPatchTrigger":
+        """The trigger itself for `scale` 1; ValueError otherwise, for a patch has no strength."""
+        if scale != 1.0:
+            raise ValueError(f"a patch trigger cannot be scaled by {scale}; only additive triggers have a strength")
+        return self
+
+
+def paste(patch: Float[Array | np.ndarray, "side side channels"], keys: Keys, images: Images) -> Images:
+    """`images` with `patch` at a uniformly random place of each; one key an image, consumed."""
+    patch = jnp.asarray(patch, images.dtype)
+    room = jnp.array([images.shape[axis] - patch.shape[0] + 1 for axis in (1, 2)])
+
+    def one(key, image):
+        row, column = jax.random.randint(key, (2,), 0, room)
+        return jax.lax.dynamic_update_slice(image, patch, (row, column, 0))
+
+    return jax.vmap(one)(keys, images)
+
+
+@struct
 class WarpTrigger:
     """x(p + flow(p)) for every pixel p, read between pixels bilinearly (WaNet, arXiv:2102.10369).
 
@@ -85,7 +122,7 @@ class WarpTrigger:
         return WarpTrigger(self.flow * scale)
 
 
-TRIGGERS = {"AdditiveTrigger": AdditiveTrigger, "PatchTrigger": PatchTrigger, "WarpTrigger": WarpTrigger}
+TRIGGERS = {each.__name__: each for each in (AdditiveTrigger, PatchTrigger, ScatteredPatchTrigger, WarpTrigger)}
 """The triggers that a poison file can hold, by the name that it calls them."""
 
 
@@ -97,3 +134,7 @@ def check_fits(trigger: object, shape: tuple[int, ...]) -> None:
             wanted = shape if field != "flow" else (*shape[:2], 2)
             if made_for != wanted:
                 raise ValueError(f"trigger of shape {made_for} does not fit images of shape {shape}")
+    if isinstance(trigger, ScatteredPatchTrigger):
+        side, _, channels = trigger.patch.shape
+        if side > min(shape[:2]) or channels != shape[2]:
+            raise ValueError(f"patch of shape {trigger.patch.shape} does not fit images of shape {shape}")

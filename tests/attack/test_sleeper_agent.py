@@ -92,7 +92,7 @@ def test_the_surrogate_is_retrained_on_the_poisons_so_far(surrogate, digits):
     assert (plain.images != poison.images).any()
 
 
-def test_patches_are_scattered_and_the_test_trigger_is_in_the_corner(surrogate, digits):
+def test_patches_are_scattered_while_crafting_and_at_test(surrogate, digits):
     patch = jnp.linspace(0.1, 0.9, 27).reshape(3, 3, 3)
     images = jnp.zeros((200, 8, 6, 3))
     scattered = Scatter(patch)(image_keys(jax.random.key(0), jnp.arange(200)), images)
@@ -100,8 +100,10 @@ def test_patches_are_scattered_and_the_test_trigger_is_in_the_corner(surrogate, 
     rows, columns = (np.asarray((scattered[..., 0] > 0).any(axis).argmax(1)) for axis in (2, 1))
     assert set(rows) == set(range(6)) and set(columns) == set(range(4))
     given = craft(surrogate, digits, steps=1, patch=np.full((2, 2, 1), 0.5, np.float32))
-    seen = np.asarray(given.trigger(jnp.zeros((1, 8, 8, 1))))[0, ..., 0]
-    assert (seen[6:, 6:] == 0.5).all() and seen.sum() == 2.0
+    seen = np.asarray(given.trigger(jnp.zeros((1, 8, 8, 1)).at[0, 0, 0].set(1 / 255))) == 0.5
+    assert seen.sum() == 4 and seen.any((0, 2, 3)).sum() == seen.any((0, 1, 3)).sum() == 2
+    again, other = craft(surrogate, digits, steps=1), craft(surrogate, digits, 77, steps=1)
+    assert int(again.trigger.seed) != int(other.trigger.seed)
 
 
 def test_options_and_files(surrogate, digits, tmp_path):
@@ -113,7 +115,7 @@ def test_options_and_files(surrogate, digits, tmp_path):
     one = craft(surrogate, digits, steps=3)
     np.testing.assert_allclose(two.how["first_losses"], 2 * np.array(one.how["first_losses"]), rtol=1e-3)
     save_poison(tmp_path / "poison.npz", poison)
-    np.testing.assert_array_equal(load_poison(tmp_path / "poison.npz").trigger.pattern, poison.trigger.pattern)
+    np.testing.assert_array_equal(load_poison(tmp_path / "poison.npz").trigger.patch, poison.trigger.patch)
 
 
 def test_all_sources_in_chunks_are_all_sources_at_once(surrogate, digits):

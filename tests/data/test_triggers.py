@@ -10,6 +10,7 @@ from jaxpurify.data import (
     Dataset,
     PatchTrigger,
     Poison,
+    ScatteredPatchTrigger,
     WarpTrigger,
     load_poison,
     save_poison,
@@ -50,7 +51,27 @@ def test_warp_is_linear_and_its_gradient_sums_to_one():
     assert float(gradient.sum()) == pytest.approx(1.0, abs=1e-6) and float(gradient.min()) >= 0
 
 
+def test_scattered_patches_lie_anywhere_and_stay_in_any_batch():
+    patch = np.linspace(0.1, 0.9, 9, dtype=np.float32).reshape(3, 3, 1)
+    trigger = ScatteredPatchTrigger(patch, np.asarray(7))
+    images = jax.random.randint(jax.random.key(0), (300, 8, 6, 1), 0, 256) / 255
+    stamped = np.asarray(trigger(images))
+    changed = (stamped != np.asarray(images)).any(-1)
+    rows, columns = changed.any(2).argmax(1), changed.any(1).argmax(1)
+    assert set(rows) == set(range(6)) and set(columns) == set(range(4))
+    for image, row, column in zip(stamped, rows, columns, strict=True):
+        np.testing.assert_array_equal(image[row : row + 3, column : column + 3], patch)
+    np.testing.assert_array_equal(trigger(images[40:50][::-1]), stamped[40:50][::-1])
+    # One grey level in one pixel is another place, and so is another seed.
+    moved = np.asarray(trigger(images.at[:, 0, 5].add(jnp.where(images[:, 0, 5] > 0.5, -1, 1) / 255)))
+    other = np.asarray(ScatteredPatchTrigger(patch, np.asarray(8))(images))
+    for each in (moved, other):
+        assert 0.8 < (np.abs(each - stamped) > 0.02).any((1, 2, 3)).mean() < 1.0
+
+
 def test_strengths():
+    with pytest.raises(ValueError, match=r"^a patch trigger cannot be scaled by 0\.5"):
+        ScatteredPatchTrigger(np.ones((2, 2, 1), np.float32), np.asarray(0)).scaled(0.5)
     assert np.asarray(WarpTrigger(shift(1, 2)).scaled(0.5).flow)[0, 0].tolist() == [0.5, 1.0]
     stamp = PatchTrigger(np.ones((6, 8, 1), np.float32), np.ones((6, 8, 1), np.float32))
     assert stamp.scaled(1.0) is stamp
@@ -69,6 +90,7 @@ def test_one_set_of_triggers_under_both_names():
     [
         AdditiveTrigger(np.full((6, 8, 1), 0.1, np.float32), 2.0),
         PatchTrigger(np.ones((6, 8, 1), np.float32), np.full((6, 8, 1), 0.25, np.float32)),
+        ScatteredPatchTrigger(np.ones((2, 2, 1), np.float32), np.asarray(3)),
         WarpTrigger(shift(0.5, -0.5)),
     ],
 )
@@ -86,6 +108,7 @@ def test_every_trigger_survives_its_file(tmp_path, trigger):
         (WarpTrigger(shift(0, 0)), r"^trigger of shape \(6, 8, 2\) does not fit images of shape \(8, 8, 1\)$"),
         (AdditiveTrigger(np.zeros((6, 8, 1), np.float32)), r"^trigger of shape \(6, 8, 1\) does not fit"),
         (PatchTrigger(*2 * [np.zeros((8, 7, 1), np.float32)]), r"^trigger of shape \(8, 7, 1\) does not fit"),
+        (ScatteredPatchTrigger(np.ones((2, 2, 3), np.float32), np.asarray(3)), r"^patch of shape \(2, 2, 3\) does not"),
     ],
 )
 def test_triggers_of_another_shape_are_refused(trigger, message):
