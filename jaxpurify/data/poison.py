@@ -177,7 +177,9 @@ def save_poison(path: str | Path, poison: Poison, *, force: bool = False) -> Non
         if TRIGGERS.get(about["trigger"]) is not type(poison.trigger):
             raise ValueError(f"trigger {about['trigger']} cannot be saved; known triggers are {', '.join(TRIGGERS)}")
         for field in dataclasses.fields(poison.trigger):
-            arrays[f"trigger.{field.name}"] = np.asarray(getattr(poison.trigger, field.name), np.float32)
+            value = np.asarray(getattr(poison.trigger, field.name))
+            whole = np.issubdtype(value.dtype, np.integer)
+            arrays[f"trigger.{field.name}"] = value if whole else value.astype(np.float32)
     with replacing(Path(path), force=force) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, about=np.array(json.dumps(about)), **arrays)
 
