@@ -21,7 +21,7 @@ from experiments.grid import run_grid
 from jaxpurify.evaluate.protocol import protocol
 from jaxpurify.evaluate.scenario import Scenario
 
-DEFENCES = {"none": "none", "ebm": "langevin(steps=150)", "ddpm": "diffusion(timestep=75, steps=15)"}
+DEFENCES = {"none": "none", "ebm": "langevin(steps=150)", "ddpm": "diffusion(timestep=75, steps=5)"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Group:
 
 NARCISSUS = "narcissus(epsilon=16/255, count=100, steps=500, batch_size=128, learning_rate=0.01, choice='random'"
 MATCHING = "gradient_matching(epsilon=16/255, count=150, steps=150, restarts=2"
-BULLSEYE = "bullseye(epsilon=16/255, count=25, steps=300, learning_rate=0.01"
-POLYTOPE = "convex_polytope(epsilon=16/255, count=25, steps=300, learning_rate=0.01"
+BULLSEYE = "bullseye(epsilon=8/255, count=25, steps=300, learning_rate=0.01"
+POLYTOPE = "convex_polytope(epsilon=8/255, count=25, steps=300, learning_rate=0.01"
 # The attacker's derivative of a chain of 150 Langevin steps through its last four, by differences.
 THROUGH = "through='langevin(steps=150)', gradient='truncated', gradient_steps=4, gradient_difference=0.01"
 GROUPS = {
@@ -51,8 +51,8 @@ GROUPS = {
         {
             "bullseye": f"{BULLSEYE})",
             "convex_polytope": f"{POLYTOPE}, coefficient_steps=50)",
-            "poison_frogs": "poison_frogs(epsilon=16/255, count=25, steps=120)",
-            "watermark": "watermark(epsilon=16/255, count=25)",
+            "poison_frogs": "poison_frogs(epsilon=8/255, count=25, steps=120)",
+            "watermark": "watermark(epsilon=8/255, count=25)",
             "hidden_trigger": "hidden_trigger(epsilon=16/255, count=100, steps=250)",
         },
     ),
