@@ -66,10 +66,10 @@ class Config:
 
     def scenario(self, part: int, parts: int) -> Scenario:
         """A part of the grid."""
-        count, scale, epochs = (
-            usual if given is None else given
-            for given, usual in zip((self.count, self.trigger_scale, self.epochs), CHOSEN[self.protocol], strict=True)
-        )
+        usual_count, usual_scale, usual_epochs = CHOSEN[self.protocol]
+        count = usual_count if self.count is None else self.count
+        scale = usual_scale if self.trigger_scale is None else self.trigger_scale
+        epochs = usual_epochs if self.epochs is None else self.epochs
         attack = (
             f"narcissus(epsilon={self.epsilon}/255, count={count}, steps=500, batch_size=128, "
             "learning_rate=0.01, choice='random')"
