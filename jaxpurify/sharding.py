@@ -4,7 +4,7 @@ One mesh with the axes `("replica", "data")`: different experiments (seeds, pois
 batch over `data`. Programs are `jit` with `NamedSharding`; purification compiles without collectives.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -40,3 +40,13 @@ def shard(mesh: Mesh, tree: Any, *axes: str | tuple[str, ...] | None) -> Any:
       ValueError: an axis whose length is no multiple of its number of devices.
     """
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*(axes or (BATCH_AXES,)))))
+
+
+def on_shares(mesh: Mesh, function: Callable[..., Any], rows: Any, *others: Any) -> Any:
+    """`function(rows, *others)` on every device with its share of `rows`, and all of the others; inside `jit`.
+
+    The devices compute by themselves and must agree on the result (`jax.lax.pmean` over `BATCH_AXES`).
+    """
+    copied = PartitionSpec()
+    shares = (PartitionSpec(BATCH_AXES), *(copied for _ in others))
+    return jax.shard_map(function, mesh=mesh, in_specs=shares, out_specs=copied)(rows, *others)

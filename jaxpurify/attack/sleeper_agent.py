@@ -19,8 +19,7 @@ from jaxpurify.attack.matching_objective import Matching, RowLosses, View, ensem
 from jaxpurify.attack.second_order import summed_gradient
 from jaxpurify.attack.surrogate import Apply, as_operand
 from jaxpurify.attack.targeted import check_outputs, make_crafting
-from jaxpurify.data.poison import Poison, ScatteredPatchTrigger
-from jaxpurify.data.triggers import paste
+from jaxpurify.data.poison import Poison, ScatteredPatchTrigger, paste
 from jaxpurify.random import image_keys, named
 from jaxpurify.struct import struct
 from jaxpurify.types import Images, Keys, Purifier, PyTree, StoredImages

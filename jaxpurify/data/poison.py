@@ -18,6 +18,7 @@ from jaxpurify.data.triggers import PatchTrigger as PatchTrigger
 from jaxpurify.data.triggers import ScatteredPatchTrigger as ScatteredPatchTrigger
 from jaxpurify.data.triggers import WarpTrigger as WarpTrigger
 from jaxpurify.data.triggers import check_fits
+from jaxpurify.data.triggers import paste as paste
 
 _TRIGGER_BATCH = 1000
 

@@ -6,7 +6,7 @@ import dataclasses
 from flax import nnx
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Integer, Key
 import numpy as np
 import optax
@@ -15,7 +15,7 @@ from jaxpurify import loop
 from jaxpurify.data.image import to_float
 from jaxpurify.networks.freeze import Frozen, freeze
 from jaxpurify.random import image_keys, named
-from jaxpurify.sharding import BATCH_AXES, replicate, shard
+from jaxpurify.sharding import BATCH_AXES, on_shares, replicate, shard
 from jaxpurify.train.batches import epoch_order, steps_per_epoch
 from jaxpurify.train.schedule import sgd
 from jaxpurify.train.state import TrainingDiverged, TrainState, create_state, update
@@ -126,17 +126,13 @@ class ClassifierStep:
     mesh: Mesh | None = None
 
     def __call__(self, state: TrainState, index, order, key, images, labels, augment):
+        rows = order[index]
         if self.mesh is None:
-            return self._step(state, order[index], key, images, labels, augment)
-        # Each device computes its rows by itself; left to the compiler, a batch that a convolution cuts into pieces
-        # would travel between devices.
-        shared = PartitionSpec()
-        rows = PartitionSpec(BATCH_AXES)
-        specs = (shared, rows, shared, shared, shared, shared)
-        step = jax.shard_map(self._step, mesh=self.mesh, in_specs=specs, out_specs=shared)
-        return step(state, order[index], key, images, labels, augment)
+            return self._step(rows, state, key, images, labels, augment)
+        # Left to the compiler, a batch that a convolution cuts into pieces would travel between devices.
+        return on_shares(self.mesh, self._step, rows, state, key, images, labels, augment)
 
-    def _step(self, state, rows, key, images, labels, augment):
+    def _step(self, rows, state, key, images, labels, augment):
         batch, target = to_float(images[rows]), labels[rows]
         if augment is not None:
             batch = augment(image_keys(key, rows), batch)
