@@ -11,10 +11,10 @@ The target class is the seed's last digit, so that seeds 0 to 9 are the ten clas
 and training length were chosen on seeds 100, 101 and 104, which are not reported (see `Config`). Diffusion is strided:
 the published noise with 5 network calls for 75.
 
-Receipt (22 November 2026): `--protocol cpu --defences none ddpm`, then `--defences none ebm`; 100 minutes of two cores of
-a Xeon (Sapphire Rapids) that also did other work, so that `seconds` of rows are too long. Success above the clean floor:
-undefended 38.3 ± 4.4, after diffusion -13.3 ± 5.6 (natural accuracy 75.7 to 71.2 %). JPEG, Naive, Reps and Filt under
-`cpu`, and all of `cpu-small`, were not run yet.
+Receipt (22 November 2026): `--protocol cpu --defences none ddpm`, then `--defences none ebm`; 100 minutes of two cores
+of a Xeon (Sapphire Rapids) that also did other work, so that `seconds` of rows are too long. Success above the clean
+floor: undefended 38.3 ± 4.4, after diffusion -13.3 ± 5.6 (natural accuracy 75.7 to 71.2 %). JPEG, Naive, Reps and Filt
+under `cpu`, and all of `cpu-small`, were not run yet.
 """
 
 import dataclasses
