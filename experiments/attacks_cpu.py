@@ -12,10 +12,10 @@ experiments/results/attacks_cpu.jsonl` prints the table of what is there.
 A seed is a target class (its last digit), a target image, a poison and a victim. All victims are of protocol
 `cpu-small` (5,000 images); those of the group `transfer` train a new last layer on the attacker's own features.
 
-Receipt (22 November 2026): `--group transfer --attacks bullseye convex_polytope poison_frogs --seeds 1 3 5 7 9`, 15
-minutes of one core of a Xeon (Sapphire Rapids). Targets hit of five, undefended / behind the EBM / behind diffusion:
-Bullseye 5 / 2 / 0, Convex Polytope 4 / 0 / 0, Frogs 4 / 0 / 0. The other groups and seeds were not run yet; their
-settings are first guesses.
+Receipt (22 November 2026): `--group transfer --attacks bullseye`, and `--attacks convex_polytope poison_frogs --seeds
+1 3 5 7 9`, 20 minutes of one core of a Xeon (Sapphire Rapids). Targets hit, undefended / behind the EBM / behind
+diffusion: Bullseye 10 / 3 / 0 of 10, Convex Polytope 4 / 0 / 0 of 5, Frogs 4 / 0 / 0 of 5. The other groups and seeds
+were not run yet; their settings are first guesses.
 """
 
 import dataclasses
