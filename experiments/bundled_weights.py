@@ -10,7 +10,6 @@ from runs/weights/NAME. Minutes on two cores that other work shared are in the c
 
 from collections.abc import Callable
 import dataclasses
-import math
 import os
 from pathlib import Path
 import sys
@@ -25,7 +24,7 @@ from jaxpurify.generate.diffusion import DiffusionRecipe, train_diffusion
 from jaxpurify.generate.energy import EnergyRecipe, train_energy
 from jaxpurify.networks.freeze import Frozen
 from jaxpurify.networks.stored import build, save_network
-from jaxpurify.sharding import data_mesh
+from jaxpurify.sharding import batch_mesh
 from jaxpurify.weights.catalogue import bundled_path
 
 
@@ -87,9 +86,7 @@ def train(name: str) -> None:
 
     trainer: Callable = train_energy if isinstance(config.recipe, EnergyRecipe) else train_diffusion
     directory = Path("runs/weights") / name
-    # The chains of an energy are shared by the devices that divide the batch.
-    devices = jax.devices()[: math.gcd(config.recipe.batch_size, jax.device_count())]
-    shared = {"mesh": data_mesh(devices)} if isinstance(config.recipe, EnergyRecipe) else {}
+    shared = {"mesh": batch_mesh(config.recipe.batch_size)} if isinstance(config.recipe, EnergyRecipe) else {}
     frozen, history = trainer(
         model, images, key, recipe=config.recipe, interval=50, directory=directory, progress=progress, **shared
     )

@@ -18,6 +18,7 @@ under `cpu`, and all of `cpu-small`, were not run yet.
 """
 
 import dataclasses
+from typing import Literal
 
 import tyro
 
@@ -59,7 +60,7 @@ class Config:
       part: which of them this is; set by the first process.
     """
 
-    protocol: str = "cpu"
+    protocol: Literal["cpu", "cpu-small", "paper"] = "cpu"
     defences: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     epsilon: int = 8

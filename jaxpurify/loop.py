@@ -57,8 +57,8 @@ def runs_in_python(*trees: Any) -> bool:
 
 
 class _HashedOnce:
-    """A step whose hash is kept: `jit` asks for it at every call, and a step that holds the structure of a network
-    (2 to 4 ms for ResNet-9) would be longer at that than at small images."""
+    """A step whose hash is kept: `jit` asks for it at every call, and that of a network's structure takes a while
+    (ResNet-9 on scanned digits: 0.4 of 3.8 ms a step)."""
 
     def __init__(self, step: Step):
         self.step, self.hash = step, hash(step)

@@ -5,6 +5,7 @@ batch over `data`. Programs are `jit` with `NamedSharding`; purification compile
 """
 
 from collections.abc import Callable, Sequence
+import math
 from typing import Any
 
 import jax
@@ -26,6 +27,11 @@ def data_mesh(devices: Sequence[jax.Device] | None = None, *, replicas: int = 1)
         raise ValueError(f"replicas={replicas} does not divide {len(devices)} devices")
     shape = (replicas, len(devices) // replicas)
     return Mesh(np.array(devices).reshape(shape), ("replica", "data"), axis_types=(AxisType.Auto,) * 2)
+
+
+def batch_mesh(batch_size: int) -> Mesh:
+    """A mesh of as many of the devices as can share a batch evenly."""
+    return data_mesh(jax.devices()[: math.gcd(batch_size, jax.device_count())])
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from experiments.bench import peers
-from experiments.bench.langevin import mesh_for, random_images
+from experiments.bench.langevin import random_images
 from experiments.bench.timing import Contender, Work
 from jaxpurify.networks import UNET_SIZES, freeze, from_torch
 from jaxpurify.purify.diffusion import Diffusion
 from jaxpurify.random import image_keys
-from jaxpurify.sharding import replicate, shard
+from jaxpurify.sharding import batch_mesh, replicate, shard
 
 
 def tiny(quick: bool) -> Work:
@@ -74,7 +74,7 @@ def _published(
 def _denoising(published: Any, batch: int, timestep: int, calls: int, unit: str = "image-calls/s") -> Work:
     published.eval()
     noise = freeze(from_torch("unet2d", _arrays(published), config=dict(published.config)))
-    mesh = mesh_for(batch)
+    mesh = batch_mesh(batch)
     noise = replicate(mesh, noise)
     purifier = replicate(mesh, Diffusion(noise, timestep, calls))
     images = random_images(batch)

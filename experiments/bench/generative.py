@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from experiments.bench import peers
-from experiments.bench.langevin import STEP_SIZE, TEMPERATURE, TorchChain, mesh_for, random_images, sample
+from experiments.bench.langevin import STEP_SIZE, TEMPERATURE, TorchChain, random_images, sample
 from experiments.bench.timing import Contender, Work
 from jaxpurify import loop
 from jaxpurify.data.npz import write_npz
@@ -35,7 +35,7 @@ def energy_training(quick: bool) -> Work:
 
     graphdef, params = nnx.split(network)
     optimizer = energy_optimizer(recipe)
-    step = EnergyStep(graphdef, optimizer, recipe, None, mesh_for(recipe.batch_size))
+    step = EnergyStep(graphdef, optimizer, recipe, None, batch_mesh(recipe.batch_size))
     params, zero = jax.tree.map(jnp.copy, nnx.as_pure(params)), jnp.zeros((), jnp.int32)
     bank = start_bank(jax.random.key(1), images, recipe)
     training = _EnergyTraining(step, EnergyState(params, optimizer.init(params), bank, zero, jnp.copy(zero)), images)

@@ -6,12 +6,10 @@ gradients for the images and noise stay float32.
 
 from collections.abc import Callable
 import functools
-import math
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 import numpy as np
 import torch
 
@@ -20,7 +18,7 @@ from experiments.bench.timing import Contender, Work
 from jaxpurify.networks import ConvEnergy, ResidualEnergy, freeze
 from jaxpurify.purify.langevin import Langevin
 from jaxpurify.random import image_keys
-from jaxpurify.sharding import data_mesh, replicate, shard
+from jaxpurify.sharding import batch_mesh, replicate, shard
 from jaxpurify.struct import struct
 from jaxpurify.types import Energies, Energy, Images
 
@@ -72,19 +70,13 @@ def _work(
         return Contender(lambda: chain(start, steps), lambda: chain.sample(start))
 
     frozen = freeze(energy) if precision == "float32" else Bfloat16(freeze(energy))
-    mesh = mesh_for(batch)
+    mesh = batch_mesh(batch)
     keys, start = shard(mesh, (image_keys(jax.random.key(0), jnp.arange(batch)), jnp.asarray(images)))
     purifier = replicate(mesh, Langevin(frozen, STEP_SIZE, TEMPERATURE, steps))
     frozen = replicate(mesh, frozen)
     ours = Contender(lambda: purifier(keys, start), lambda: sample(frozen, start))
     tolerance = TOLERANCES[precision]
     return Work(batch * steps, "image-steps/s", ours, peers.variants(build), precision=precision, tolerance=tolerance)
-
-
-def mesh_for(batch: int) -> Mesh:
-    """As `purify` lays a batch out: one JAX device a core, each with its share; as many as divide the batch."""
-    devices = jax.devices()
-    return data_mesh(devices[: math.gcd(batch, len(devices))])
 
 
 def random_images(count: int) -> np.ndarray:

@@ -28,7 +28,7 @@ from jaxpurify.generate.energy import RECIPES as ENERGY_RECIPES
 from jaxpurify.generate.energy import EnergyRecipe, train_energy
 from jaxpurify.networks.stored import save_network
 from jaxpurify.random import named
-from jaxpurify.sharding import data_mesh
+from jaxpurify.sharding import batch_mesh
 
 RECORD = "run.json"
 
@@ -118,7 +118,6 @@ def main(arguments: list[str]) -> int | None:
     setting |= {"recipe": dataclasses.asdict(options.recipe), "flip": options.flip, "seed": options.seed}
     with _checkpoints(directory, setting) as keep_time:
         train: Callable = {"energy": train_energy, "diffusion": train_diffusion}[kind]
-        share = kind == "energy" and options.recipe.batch_size % jax.device_count() == 0
         with progress_display(unit="steps") as progress:
 
             def report(taken: int, steps: int, metrics: dict[str, Any]) -> None:
@@ -133,7 +132,7 @@ def main(arguments: list[str]) -> int | None:
                 augment=Flip() if options.flip else None,
                 directory=directory,
                 progress=report,
-                **({"mesh": data_mesh()} if share else {}),
+                **({"mesh": batch_mesh(options.recipe.batch_size)} if kind == "energy" else {}),
             )
         card = _card(kind, options, dataset, arguments, history, keep_time())
         options.out.parent.mkdir(parents=True, exist_ok=True)

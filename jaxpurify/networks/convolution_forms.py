@@ -161,8 +161,9 @@ def _combine(weights, terms):
 def cpu_kernel(images, outputs, stride, padding, sizes):
     """Gradient for the kernel, summed over pieces of the batch; each piece is a convolution in XLA's own layout."""
     batch = images.shape[0]
-    piece = min(_PIECE, _PIECE_VALUES // outputs.shape[3])
-    pieces = min(max(1, batch * outputs.shape[1] * outputs.shape[2] // max(1, piece)), _MOST_PIECES, batch)
+    positions = batch * outputs.shape[1] * outputs.shape[2]
+    size = max(1, min(_PIECE, _PIECE_VALUES // outputs.shape[3]))
+    pieces = min(max(1, positions // size), _MOST_PIECES, batch)
     cuts = [batch * piece // pieces for piece in range(pieces + 1)]
     total = jnp.zeros((), images.dtype)
     for start, stop in itertools.pairwise(cuts):

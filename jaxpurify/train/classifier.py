@@ -107,6 +107,8 @@ def train_classifier(
         history.append(checked(jax.device_get(metrics), epoch))
         if progress is not None:
             progress(epoch + 1, recipe.epochs)
+    if mesh is not None:  # copies on all devices would make each of them compute every prediction
+        state = jax.device_put(jax.device_get(state))
     return frozen_classifier(graphdef, state), {name: np.array([row[name] for row in history]) for name in history[0]}
 
 

@@ -140,6 +140,7 @@ def test_devices_share_a_batch(digits):
     one, history = train(digits, 120, recipe)
     four, shared = train(digits, 120, recipe, mesh=data_mesh())
     np.testing.assert_allclose(shared["loss"], history["loss"], rtol=1e-4)
+    assert all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(four))
     for left, right in zip(leaves(one), leaves(four), strict=True):
         np.testing.assert_allclose(left, right, atol=1e-4)
     with pytest.raises(ValueError, match="batch_size=50 is no multiple of the 4 devices"):
