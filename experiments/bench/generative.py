@@ -19,6 +19,7 @@ from jaxpurify.generate.energy import EnergyRecipe, EnergyState, EnergyStep, ene
 from jaxpurify.networks import ConvEnergy, freeze
 from jaxpurify.purify.dataset import purify
 from jaxpurify.purify.langevin import Langevin
+from jaxpurify.sharding import batch_mesh
 
 
 def energy_training(quick: bool) -> Work:
