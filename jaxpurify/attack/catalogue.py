@@ -18,6 +18,7 @@ from jaxpurify.attack.metapoison import metapoison
 from jaxpurify.attack.narcissus import narcissus
 from jaxpurify.attack.pattern import pattern
 from jaxpurify.attack.poison_frogs import poison_frogs
+from jaxpurify.attack.random_noise import random_noise
 from jaxpurify.attack.sig import sig
 from jaxpurify.attack.sleeper_agent import sleeper_agent
 from jaxpurify.attack.wanet import wanet
@@ -112,6 +113,10 @@ ATTACKS: dict[str, Attack] = {
     ),
     "watermark": Attack(
         watermark, "the target faintly over the poisons, labels kept", "nothing", True, False, "arXiv:2102.13624"
+    ),
+    "random_noise": Attack(
+        random_noise, "random signs, no aim: the control of targeted attacks, labels kept", "nothing", True, False,
+        "arXiv:2009.02276",
     ),
     "class_noise": Attack(
         class_noise, "one random perturbation a class, indiscriminate", "nothing", False, False, "arXiv:2406.15093"

@@ -29,6 +29,12 @@ class Options:
       seeds: how many seeds; each is one poison and one victim.
       seed: the first of them.
       trigger_scale: strength of additive triggers at test, times that in training.
+      training: of victims: scratch, linear (a new last layer on the attacker's features) or fine-tune.
+      targets: images of one class that a targeted attack is after.
+      surrogates: models of the attacker; more than one are an ensemble.
+      victim: network of the victims if not the protocol's, e.g. "resnet9(width=8)"; `jaxpurify list` shows them.
+      surrogate: network of the attacker's models, likewise. Where it is not that of the victims, `jaxpurify report`
+        prints the transfer matrix.
     """
 
     out: Path | None = None
@@ -39,6 +45,11 @@ class Options:
     seeds: int | None = None
     seed: int = 0
     trigger_scale: float | None = None
+    training: str = "scratch"
+    targets: int = 1
+    surrogates: int = 1
+    victim: str = ""
+    surrogate: str = ""
 
 
 def main(arguments: list[str]) -> int | None:
@@ -99,7 +110,14 @@ def checked_scenario(options: Options) -> Any:
         "trigger_scale": options.trigger_scale,
     }
     chosen = dataclasses.replace(chosen, **{name: value for name, value in changed.items() if value is not None})
-    scenario = chosen.scenario()
+    scenario = dataclasses.replace(
+        chosen.scenario(),
+        training=options.training,
+        targets=options.targets,
+        surrogates=options.surrogates,
+        victim_network=options.victim,
+        surrogate_network=options.surrogate,
+    )
     defences = [spec for spec in scenario.defences if spec != NONE]
     if defences:
         shape = load_source(scenario.protocol.train).images.shape[1:]

@@ -42,11 +42,12 @@ def main(arguments: list[str]) -> int | None:
         check_output(options.out, force=options.force)
 
     from jaxpurify.evaluate.table import markdown_table
+    from jaxpurify.evaluate.transfer import matrix_markdown, transfer_matrices
     from jaxpurify.records import read_rows
 
     rows = read_rows(path)
     if options.markdown:
-        print(markdown_table(rows))
+        print("\n".join([markdown_table(rows), *map(matrix_markdown, transfer_matrices(rows))]))
     else:
         print_table(rows)
     if options.out is not None:
@@ -57,13 +58,15 @@ def main(arguments: list[str]) -> int | None:
 
 
 def print_table(rows: list) -> None:
-    """The results table in colour on a terminal, as plain text otherwise."""
+    """The results table and transfer matrices, in colour on a terminal, as plain text otherwise."""
     from rich.console import Console
 
-    from jaxpurify.evaluate.table import results_table, text_table
+    from jaxpurify.evaluate.table import plain_text, results_table
+    from jaxpurify.evaluate.transfer import matrix_table, transfer_matrices
 
     console = Console()
-    if console.is_terminal:
-        console.print(results_table(rows))
-    else:
-        print(text_table(rows), end="")
+    for table in (results_table(rows), *map(matrix_table, transfer_matrices(rows))):
+        if console.is_terminal:
+            console.print(table)
+        else:
+            print(plain_text(table), end="")

@@ -20,7 +20,8 @@ class Models:
     """Trained when first asked for, and kept in `directory`.
 
     Args:
-      protocol: networks and how they are trained.
+      protocol: the victims' network and how classifiers are trained.
+      attackers: the same with the network of the attacker's models.
       train: the clean training set.
       training: how victims are trained, as in `Scenario`.
       directory: where the files are.
@@ -30,18 +31,20 @@ class Models:
     def __init__(
         self,
         protocol: Protocol,
+        attackers: Protocol,
         train: Dataset,
         training: str,
         directory: Path,
         progress: Callable[[str, int, int], None],
     ):
-        self.protocol, self.train, self.training = protocol, train, training
+        self.protocol, self.attackers, self.train, self.training = protocol, attackers, train, training
         self.directory, self.progress = directory, progress
+        self._trained: dict[tuple[str, int], Frozen] = {}
 
     def victim(self, dataset: Dataset, seed: int, name: str) -> Any:
         """A victim trained on `dataset`; not kept."""
         report = functools.partial(self.progress, name)
-        return train_victim(self.training, self.protocol, self.surrogate, dataset, seed, progress=report)
+        return train_victim(self.training, self.protocol, self.pretrained, dataset, seed, progress=report)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - these models live as long as the run
     def clean_victim(self, seed: int) -> Any:
@@ -53,36 +56,47 @@ class Models:
         if self.training == "linear":  # a second's work, and no network of the catalogue
             return train(f"clean seed {seed}")
         name = f"clean-{seed}" if self.training == "scratch" else f"clean-{self.training}-{seed}"
-        return self._kept(name, train, self.protocol.config())
+        return self._kept(name, train, self.protocol, self.protocol.config())
 
-    @functools.lru_cache(maxsize=8)  # noqa: B019
     def surrogate(self, member: int = 0) -> Frozen:
-        """The attacker's model, or a member of the ensemble: the victim's network trained on the public images.
+        """The attacker's model, or a member of the ensemble: trained on the public images.
 
         Raises:
           ValueError: the public images have other classes.
         """
+        return self._public(self.attackers, member)
 
+    def pretrained(self) -> Frozen:
+        """The network whose features a transferred victim uses: the attacker's own where both have the same network."""
+        return self._public(self.protocol, 0)
+
+    def _public(self, protocol: Protocol, member: int) -> Frozen:
+        known = (protocol.victim, member)
+        if known not in self._trained:
+            self._trained[known] = self._train_public(protocol, member)
+        return self._trained[known]
+
+    def _train_public(self, protocol: Protocol, member: int) -> Frozen:
         def train(name: str) -> Frozen:
-            public = load_source(self.protocol.public)
+            public = load_source(protocol.public)
             if len(public.classes) != len(self.train.classes):
                 raise ValueError(
-                    f"{self.protocol.public} has {len(public.classes)} classes and {self.protocol.train} has "
+                    f"{protocol.public} has {len(public.classes)} classes and {self.protocol.train} has "
                     f"{len(self.train.classes)}; this attack's surrogate needs the same ones"
                 )
             report = functools.partial(self.progress, name)
-            return self.protocol.classifier(public, SURROGATE_SEED + member, surrogate=True, progress=report)
+            return protocol.classifier(public, SURROGATE_SEED + member, surrogate=True, progress=report)
 
-        settings = self.protocol.config()
+        settings = protocol.config()
         decisive = ("public", "network", "options", "surrogate_recipe", "augment")
         name = f"surrogate-{member}" if member else "surrogate"
-        return self._kept(name, train, {name: settings[name] for name in decisive})
+        return self._kept(name, train, protocol, {name: settings[name] for name in decisive})
 
-    def _kept(self, name: str, train: Callable[[str], Any], settings: dict[str, Any]) -> Any:
+    def _kept(self, name: str, train: Callable[[str], Any], protocol: Protocol, settings: dict[str, Any]) -> Any:
         path = self.directory / f"{name}-{run_id(settings)}.safetensors"
         with locked(self.directory / f".{path.stem}.lock"):  # a second process waits for the first one's model
             if path.exists():
                 return load_network(path)[0]
             model = train(f"{name.replace('-', ' seed ')}: training")
-            save_network(path, model, network=self.protocol.network, options=self.protocol.config()["options"])
+            save_network(path, model, network=protocol.network, options=protocol.config()["options"])
             return model

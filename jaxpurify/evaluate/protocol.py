@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxpurify.data.augment import Compose, Cutout, Flip, PadCrop
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.sources import load_source
+from jaxpurify.evaluate.specs import parse_spec
 from jaxpurify.networks.freeze import Frozen
 from jaxpurify.networks.stored import build
 from jaxpurify.random import named
@@ -18,6 +19,7 @@ from jaxpurify.sharding import batch_mesh
 from jaxpurify.train.classifier import Recipe, train_classifier
 from jaxpurify.types import StoredImages
 
+OF_THE_DATA = ("classes", "channels", "size", "mean", "std")  # options that every network for the same data shares
 CIFAR10 = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2471, 0.2435, 0.2616)}
 SHARED_SIZE = 32 * 32  # values of one image
 TINY_IMAGENET = {"mean": (0.4802, 0.4481, 0.3975), "std": (0.2302, 0.2265, 0.2262)}
@@ -50,8 +52,26 @@ class Protocol:
 
     @property
     def victim(self) -> str:
-        """Network and width as one word for the rows, such as `resnet9-w16`."""
-        return f"{self.network}-w{self.options['width']}" if "width" in self.options else self.network
+        """Network and its own options as one word for the rows, such as `resnet9-w16`."""
+        own = [
+            f"{'w' if name == 'width' else name}{value}"
+            for name, value in self.options.items()
+            if name not in OF_THE_DATA
+        ]
+        return "-".join([self.network, *own])
+
+    def with_network(self, spec: str) -> "Protocol":
+        """The same data and training with another network: a name, or a spec such as `resnet9(width=8)`.
+
+        Raises:
+          ValueError: an unknown network, or options that it does not take.
+        """
+        part = parse_spec(spec)
+        if part.positional:
+            raise ValueError(f"network {spec!r}: options are written name=value")
+        options = {name: value for name, value in self.options.items() if name in OF_THE_DATA} | part.options
+        nnx.eval_shape(lambda: build(part.name, options, nnx.Rngs(0)))
+        return dataclasses.replace(self, network=part.name, options=options)
 
     def classifier(
         self,

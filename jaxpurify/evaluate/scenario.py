@@ -18,13 +18,16 @@ from jaxpurify.evaluate.models import Models
 from jaxpurify.evaluate.protocol import Protocol
 from jaxpurify.evaluate.purified import purified_poisoned
 from jaxpurify.evaluate.purifiers import make_purifier
-from jaxpurify.evaluate.victims import TRAININGS, attack_success
+from jaxpurify.evaluate.victims import TRAININGS, attack_success, target_hits
 from jaxpurify.networks.freeze import Frozen
 from jaxpurify.random import named
 from jaxpurify.records import append_row, finished, make_row, run_id
 
 NONE = "none"
-SETTINGS = ("attacks", "defences", "seeds", "trigger_scale", "targets", "training", "surrogates")
+SETTINGS = (
+    "attacks", "defences", "seeds", "trigger_scale", "targets", "training", "surrogates", "victim_network",
+    "surrogate_network",
+)  # fmt: skip
 Progress = Callable[[str, int, int], None]
 
 
@@ -39,9 +42,11 @@ class Scenario:
       seeds: each is one poison and one victim. The target class is seed mod classes.
       trigger_scale: strength of additive triggers at test, times that in training.
       targets: images of one class that a targeted attack is after, drawn from the test set by the seed.
-      training: of victims: `scratch`; `linear`: a new last layer on the attacker's own features, which are kept;
-        `fine-tune`: a new last layer, and then all of that network at a hundredth of the learning rate.
+      training: of victims: `scratch`; `linear`: a new last layer on features that are kept, the attacker's own where
+        the networks are the same; `fine-tune`: a new last layer, and then all of that network at a hundredth of the
+        learning rate.
       surrogates: models of the attacker; more than one are an ensemble.
+      victim_network, surrogate_network: specs such as `resnet9(width=8)` where they are not the protocol's network.
     """
 
     protocol: Protocol
@@ -52,6 +57,8 @@ class Scenario:
     targets: int = 1
     training: str = "scratch"
     surrogates: int = 1
+    victim_network: str = ""
+    surrogate_network: str = ""
 
     def __post_init__(self):
         for text in self.attacks:
@@ -60,15 +67,27 @@ class Scenario:
             raise ValueError(f"targets={self.targets}, surrogates={self.surrogates}; both must be at least 1")
         if self.training not in TRAININGS:
             raise ValueError(f"training={self.training!r}; known: {', '.join(TRAININGS)}")
+        for spec in filter(None, (self.victim_network, self.surrogate_network)):
+            self.protocol.with_network(spec)
+
+    @functools.cached_property
+    def victims(self) -> Protocol:
+        """The protocol with the victims' network."""
+        return self.protocol.with_network(self.victim_network) if self.victim_network else self.protocol
+
+    @functools.cached_property
+    def attackers(self) -> Protocol:
+        """The protocol with the network of the attacker's models."""
+        return self.protocol.with_network(self.surrogate_network) if self.surrogate_network else self.protocol
 
     @property
     def victim(self) -> str:
         """Network, width and training as one word for the rows, such as `resnet9-w16` or `resnet9-w16-linear`."""
-        return self.protocol.victim if self.training == "scratch" else f"{self.protocol.victim}-{self.training}"
+        return self.victims.victim if self.training == "scratch" else f"{self.victims.victim}-{self.training}"
 
     def config(self) -> dict[str, Any]:
         """The settings as plain values, for reports."""
-        return {name: getattr(self, name) for name in SETTINGS} | self.protocol.config()
+        return {name: getattr(self, name) for name in SETTINGS} | self.victims.config()
 
 
 def run_scenario(
@@ -120,7 +139,9 @@ class _Grid:
             if defence != NONE:
                 make_purifier(defence, self.train.images.shape[1:])
         directory.mkdir(parents=True, exist_ok=True)
-        self.models = Models(self.protocol, self.train, scenario.training, directory / "models", self.progress)
+        self.models = Models(
+            scenario.victims, scenario.attackers, self.train, scenario.training, directory / "models", self.progress
+        )
 
     def clean(self, seed: int) -> None:
         """Row of the clean control: no attack, no defence."""
@@ -148,26 +169,13 @@ class _Grid:
         floor = None
         if success is not None:
             floor = attack_success(self.models.clean_victim(seed), poison, self.test, scale=self.scenario.trigger_scale)
-        self.write(config, counts, success, floor, poison, time.perf_counter() - start)
+        hits = target_hits(victim, poison)
+        self.write(config, counts, success, floor, poison, time.perf_counter() - start, hits)
 
     def config(self, attack: str, defence: str, seed: int) -> dict[str, Any]:
-        scenario = self.scenario
-        # Settings that most tables leave alone are named where they differ, so that earlier rows keep their ids.
-        other = {"targets": (scenario.targets, 1), "surrogates": (scenario.surrogates, 1)}
-        return {
-            "protocol": self.protocol.name,
-            "data": self.protocol.train,
-            "attack": attack,
-            "defence": defence,
-            "victim": scenario.victim,
-            "seed": seed,
-            "target": seed % self.classes,
-            "trigger_scale": scenario.trigger_scale,
-            "settings": self.protocol.config(),
-            **{name: value for name, (value, usual) in other.items() if value != usual},
-        }
+        return _config(self.scenario, attack, defence, seed, self.classes)
 
-    def write(self, config, counts, success, floor, poison: Poison | None, seconds: float) -> None:
+    def write(self, config, counts, success, floor, poison: Poison | None, seconds: float, hits=None) -> None:
         how = {} if poison is None else poison.how
         row = make_row(
             **{name: config[name] for name in ("protocol", "data", "attack", "defence", "victim", "seed")},
@@ -181,6 +189,7 @@ class _Grid:
             epsilon=how.get("epsilon"),
             labels_changed=how.get("labels_changed"),
             target=None if poison is None else poison.target,
+            target_hits=hits,
             seconds=seconds,
             config=config,
         )
@@ -188,7 +197,9 @@ class _Grid:
 
     def poison(self, attack: str, seed: int) -> Poison:
         """The poison of this attack and seed: crafted once, then read from disk."""
-        path = self.directory / "poisons" / f"{run_id(self.config(attack, NONE, seed))}.npz"
+        # Of the attacker's side alone: victims of another network meet the same poison.
+        own = dataclasses.replace(self.scenario, victim_network=self.scenario.surrogate_network)
+        path = self.directory / "poisons" / f"{run_id(_config(own, attack, NONE, seed, self.classes))}.npz"
         if path.exists():
             return load_poison(path)
         entry, settings, through = attack_of(attack)
@@ -223,4 +234,24 @@ class _Grid:
     def retrain(self, images: np.ndarray, labels: np.ndarray, key: Key[Array, ""]) -> Frozen:
         """A new surrogate, trained on what an attack has poisoned so far."""
         seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
-        return self.protocol.classifier(dataclasses.replace(self.train, images=images, labels=labels), seed)
+        return self.scenario.attackers.classifier(dataclasses.replace(self.train, images=images, labels=labels), seed)
+
+
+def _config(scenario: Scenario, attack: str, defence: str, seed: int, classes: int) -> dict[str, Any]:
+    """What makes a row this row."""
+    # Settings that most tables leave alone are named where they differ, so that earlier rows keep their ids.
+    other: dict[str, tuple[Any, Any]] = {"targets": (scenario.targets, 1), "surrogates": (scenario.surrogates, 1)}
+    if attack != NONE:
+        other["surrogate"] = (scenario.attackers.victim, scenario.victims.victim)
+    return {
+        "protocol": scenario.protocol.name,
+        "data": scenario.protocol.train,
+        "attack": attack,
+        "defence": defence,
+        "victim": scenario.victim,
+        "seed": seed,
+        "target": seed % classes,
+        "trigger_scale": scenario.trigger_scale,
+        "settings": scenario.victims.config(),
+        **{name: value for name, (value, usual) in other.items() if value != usual},
+    }

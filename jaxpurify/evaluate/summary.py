@@ -19,6 +19,7 @@ class Line(NamedTuple):
     worst: Summary
     floor: Summary
     excess: Summary
+    hits: tuple[int, int] | None  # target images hit, and all of them; None where success is not of target images
 
     @property
     def label(self) -> str:
@@ -26,12 +27,16 @@ class Line(NamedTuple):
 
 
 class Group(NamedTuple):
-    """One attack with one budget; `attack` is "none" for victims trained on clean data."""
+    """One attack with one budget; `attack` is "none" for victims trained on clean data.
+
+    `surrogate` is the attacker's network where it is another one than the victim's.
+    """
 
     attack: str
     epsilon: float | None
     poisons: int | None
     labels_changed: bool | None
+    surrogate: str | None
     lines: tuple[Line, ...]
 
     @property
@@ -44,7 +49,8 @@ class Group(NamedTuple):
         if self.attack == NONE:
             return "clean control"
         bound = "no ε bound" if self.epsilon is None else f"ε = {epsilon_text(self.epsilon)}"
-        return ", ".join((bound, poisons_text(self.poisons), self.labels))
+        made_on = () if self.surrogate is None else (f"made on {self.surrogate}",)
+        return ", ".join((bound, poisons_text(self.poisons), self.labels, *made_on))
 
     @property
     def labels(self) -> str:
@@ -81,7 +87,7 @@ def blocks(rows: Iterable[Mapping[str, Any]]) -> list[Block]:
     found = []
     for (protocol, data, victim), members in _split(rows, lambda row: (row["protocol"], row["data"], row["victim"])):
         attacks = dict(_split(members, _attack_key))
-        clean: tuple[Any, ...] = (NONE, None, None, None)
+        clean: tuple[Any, ...] = (NONE, None, None, None, None)
         attacks = {clean: attacks.pop(clean, []), **attacks}
         groups = tuple(Group(*key, lines=_lines(group)) for key, group in attacks.items())
         found.append(Block(protocol, data, victim, groups))
@@ -130,9 +136,10 @@ def percent(summary: Summary, runs: int, *, signed: bool = False) -> tuple[str, 
 
 def _attack_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     if row["attack"] == NONE:
-        return (NONE, None, None, None)
-    labels_changed = row.get("labels_changed", (row.get("config") or {}).get("labels_changed"))
-    return (row["attack"], row.get("epsilon"), row.get("poisons"), labels_changed)
+        return (NONE, None, None, None, None)
+    config = row.get("config") or {}
+    labels_changed = row.get("labels_changed", config.get("labels_changed"))
+    return (row["attack"], row.get("epsilon"), row.get("poisons"), labels_changed, config.get("surrogate"))
 
 
 def _lines(rows: list[Row]) -> tuple[Line, ...]:
@@ -150,9 +157,17 @@ def _lines(rows: list[Row]) -> tuple[Line, ...]:
             worst=_mean(members, "poison_success_worst"),
             floor=_mean(members, "trigger_success_clean"),
             excess=_mean(members, excess),
+            hits=_hits(members),
         )
         for (defence, adaptive), members in parts
     )
+
+
+def _hits(rows: list[Row]) -> tuple[int, int] | None:
+    found = [row["target_hits"] for row in rows if row.get("target_hits") is not None]
+    if not found or len(found) < len(rows):
+        return None
+    return sum(sum(hits) for hits in found), sum(len(hits) for hits in found)
 
 
 def _mean(rows: list[Row], metric: Any) -> Summary:

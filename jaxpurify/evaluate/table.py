@@ -12,15 +12,17 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from jaxpurify.evaluate.statistics import wilson_interval
 from jaxpurify.evaluate.summary import NONE, Block, Group, Line, adaptive_text, blocks, epsilon_text, percent
 from jaxpurify.records import Summary
 
 COLUMNS = ("Natural accuracy", "Poison success", "Worst class", "Clean floor", "Excess")
 LEGEND = (
     "Percent, mean ± standard error over n runs (one run a seed; no error at n = 1). Poison success: the average "
-    "over targets or classes, and that of the worst class. Clean floor: the same trigger or target on a victim "
-    "trained on clean data. Excess: success above that floor, in percentage points. Adaptive: the attacker knew the "
-    "defence. –: has no meaning here or was not measured."
+    "over targets or classes, and that of the worst class; where it is the share of target images that were hit, "
+    "Wilson's 95 % interval in brackets takes the place of the error. Clean floor: the same trigger or target on a "
+    "victim trained on clean data. Excess: success above that floor, in percentage points. Adaptive: the attacker knew "
+    "the defence. –: has no meaning here or was not measured."
 )
 
 
@@ -58,9 +60,14 @@ def results_table(rows: Iterable[Mapping[str, Any]]) -> Table:
 
 def text_table(rows: Iterable[Mapping[str, Any]], *, width: int = 120) -> str:
     """The same table as plain text, `width` characters wide at most: no colours, for logs and files."""
+    return plain_text(results_table(rows), width=width)
+
+
+def plain_text(table: Table, *, width: int = 120) -> str:
+    """Any rich table as plain text."""
     console = Console(file=io.StringIO(), width=width, force_terminal=False, color_system=None, highlight=False)
     with console.capture() as capture:
-        console.print(results_table(rows))
+        console.print(table)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 
 
@@ -132,6 +139,9 @@ def _summaries(line: Line) -> tuple[Summary, ...]:
 
 def _cells(line: Line) -> list[tuple[str, str]]:
     plain = [percent(summary, line.runs) for summary in _summaries(line)[:-1]]
+    if line.hits is not None:
+        low, high = wilson_interval(*line.hits)
+        plain[COLUMNS.index("Poison success")] = (plain[1][0], f"[{100 * low:.0f}, {100 * high:.0f}]")
     return [*plain, percent(line.excess, line.runs, signed=True)]
 
 

@@ -9,7 +9,7 @@ import jax
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.poison import Poison, triggered_test_set
 from jaxpurify.evaluate.counts import Counts
-from jaxpurify.evaluate.metrics import poison_success
+from jaxpurify.evaluate.metrics import poison_success, predict
 from jaxpurify.evaluate.protocol import Protocol
 from jaxpurify.networks.freeze import Frozen
 from jaxpurify.random import named
@@ -78,3 +78,13 @@ def attack_success(victim: Any, poison: Poison, test: Dataset, *, scale: float =
         test = test.select(test.labels == source)
     shown = triggered_test_set(test, poison, scale=scale if hasattr(poison.trigger, "delta") else 1.0)
     return poison_success(victim, shown.images, shown.labels, poison.target)
+
+
+def target_hits(victim: Any, poison: Poison) -> list[bool] | None:
+    """For each target image whether `victim` takes it for the attacker's class; None for attacks without any.
+
+    Attacks with a trigger are counted on triggered images instead, see `attack_success`.
+    """
+    if poison.targets is None or poison.trigger is not None:
+        return None
+    return (predict(victim, poison.targets.images) == poison.target).tolist()

@@ -29,7 +29,8 @@ def faults_of_the_third_block(what):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc can be told to keep memory")
 def test_a_block_that_was_freed_is_used_again_without_page_faults():
-    assert faults_of_the_third_block("keep") < 100 < faults_of_the_third_block("return")
+    # 64 MiB are 16,384 pages, or 32 where the system has huge ones at hand.
+    assert faults_of_the_third_block("keep") < 16 < faults_of_the_third_block("return")
 
 
 def test_nothing_happens_elsewhere(monkeypatch):

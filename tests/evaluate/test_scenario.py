@@ -15,6 +15,7 @@ from jaxpurify.evaluate.exhibits import exhibits
 from jaxpurify.evaluate.protocol import Protocol, protocol
 from jaxpurify.evaluate.purifiers import energy_for
 from jaxpurify.evaluate.scenario import Scenario, run_scenario
+from jaxpurify.evaluate.transfer import transfer_matrices
 from jaxpurify.networks.catalogue import NETWORKS
 from jaxpurify.networks.stored import build
 from jaxpurify.purify.filter import energies, highest
@@ -112,6 +113,44 @@ def test_an_attack_with_a_surrogate_and_an_indiscriminate_one(tiny, tmp_path):
     assert models == ["clean", "surrogate"]
     poisons = [load_poison(path) for path in (tmp_path / "poisons").iterdir()]
     assert sorted(len(poison) for poison in poisons) == [20, 500]
+
+
+TARGETED = "bullseye(count=5, epsilon=0.3, steps=3)"
+
+
+def test_one_poison_for_victims_of_several_networks(tiny, tmp_path):
+    same = Scenario(tiny, (TARGETED,), (), (0,), targets=2)
+    run_scenario(same, tmp_path)
+    other = Scenario(tiny, (TARGETED,), (), (0,), targets=2, victim_network="flat(width=2)")
+    written = rows(run_scenario(other, tmp_path))
+    assert [row["victim"] for row in written] == ["flat-w4", "flat-w4", "flat-w2", "flat-w2"]
+    assert len(list((tmp_path / "poisons").iterdir())) == 1
+    assert "surrogate" not in written[1]["config"] and "surrogate" not in written[2]["config"]
+    assert written[3]["config"]["surrogate"] == "flat-w4"
+    assert len(list((tmp_path / "models").glob("surrogate-*.safetensors"))) == 1
+    crossed = Scenario(tiny, (TARGETED,), (), (0,), targets=2, surrogate_network="flat(width=2)")
+    last = rows(run_scenario(crossed, tmp_path))[-1]
+    assert len(list((tmp_path / "poisons").iterdir())) == 2 and last["config"]["surrogate"] == "flat-w2"
+    assert [len(row["target_hits"]) for row in written if row["attack"] != "none"] == [2, 2]
+    assert sum(last["target_hits"]) / 2 == last["poison_success"]
+    (matrix,) = transfer_matrices(rows(tmp_path / "results.jsonl"))
+    assert matrix.surrogates == ("flat-w4", "flat-w2") and matrix.victims == ("flat-w4", "flat-w2")
+    assert set(matrix.cells) == {("flat-w4", "flat-w4"), ("flat-w4", "flat-w2"), ("flat-w2", "flat-w4")}
+
+
+def test_linear_victims_of_another_network_have_features_of_their_own(tiny, tmp_path):
+    seen = Scenario(tiny, (TARGETED,), (), (0,), training="linear", victim_network="flat(width=2)")
+    written = rows(run_scenario(seen, tmp_path))
+    assert [row["victim"] for row in written] == ["flat-w2-linear"] * 2
+    assert len(list((tmp_path / "models").glob("surrogate-*.safetensors"))) == 2
+
+
+@pytest.mark.parametrize("field", ["victim_network", "surrogate_network"])
+def test_a_wrong_network_is_one_clear_line(field, tiny):
+    with pytest.raises(ValueError, match=r"^unknown network 'magic'; known: "):
+        Scenario(tiny, (), (), (0,), **{field: "magic"})
+    with pytest.raises(ValueError, match=r"^network 'flat\(3\)': options are written name=value$"):
+        Scenario(tiny, (), (), (0,), **{field: "flat(3)"})
 
 
 def test_filters_rank_the_whole_poisoned_set(tiny, tmp_path, monkeypatch):

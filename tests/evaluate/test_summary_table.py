@@ -4,8 +4,9 @@ import pytest
 from rich.console import Console
 
 from jaxpurify.evaluate.summary import blocks, epsilon_text, percent
-from jaxpurify.evaluate.table import html_table, markdown_table, results_table, text_table
-from jaxpurify.records import Summary, make_row
+from jaxpurify.evaluate.table import html_table, markdown_table, plain_text, results_table, text_table
+from jaxpurify.evaluate.transfer import matrix_markdown, matrix_table, surrogate_of, transfer_matrices
+from jaxpurify.records import Summary, make_row, run_id
 
 
 def row(**changes):
@@ -134,3 +135,34 @@ def test_percent():
     assert percent(Summary(0.12345, 0.004, 3), 3) == ("12.3", "± 0.4")
     assert percent(Summary(-1e-5, None, 1), 1, signed=True) == ("+0.0", "")
     assert percent(Summary(None, None, 0), 3) == ("–", "")
+
+
+def test_hits_of_target_images_have_wilsons_interval():
+    targeted = [row(attack="bullseye", seed=seed, poison_success=float(seed < 7)) for seed in range(10)]
+    for each in targeted:
+        each["target_hits"] = [each["seed"] < 7]
+    for shown in renderings(targeted).values():
+        assert "[40, 89]" in shown
+    targeted[0]["target_hits"] = None  # some row does not say: the plain error, then
+    assert "[40, 89]" not in text_table(targeted) and "15.3" in text_table(targeted)
+
+
+def test_the_transfer_matrix_of_surrogates_and_victims():
+    def cell(victim, surrogate, success, seed):
+        found = row(victim=victim, poison_success=success, seed=seed)
+        config = {**found["config"], **({} if victim.startswith(surrogate) else {"surrogate": surrogate})}
+        return make_row(**{**found, "config": config, "run_id": run_id(config)})
+
+    members = [cell("a-linear", "a", 1.0, 0), cell("a-linear", "a", 0.5, 1), cell("b-linear", "a", 0.25, 0)]
+    members.append(row(attack="none", victim="b-linear"))
+    assert [surrogate_of(each) for each in members] == ["a", "a", "a", "b"]
+    (matrix,) = transfer_matrices(members)
+    assert (matrix.surrogates, matrix.victims) == (("a",), ("a-linear", "b-linear"))
+    assert matrix.cells["a", "a-linear"] == Summary(0.75, 0.25, 2)
+    assert matrix.cells["a", "b-linear"] == Summary(0.25, None, 1)
+    assert "| a | 75.0 ± 25.0 (2) | 25.0 (1) |" in matrix_markdown(matrix)
+    shown = plain_text(matrix_table(matrix))
+    assert "75.0 ± 25.0 (2)" in shown and "b-linear" in shown
+    assert transfer_matrices(members[:2]) == []  # the attacker's own network everywhere
+    missing = [*members, cell("a-linear", "c", 0.0, 0)]
+    assert "not run" in matrix_markdown(transfer_matrices(missing)[0])

@@ -1,0 +1,89 @@
+"""The transfer matrix: how poisons made on one network do on victims of another."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from jaxpurify.evaluate.summary import NONE, percent
+from jaxpurify.evaluate.victims import TRAININGS
+from jaxpurify.records import Summary, distinct, summarise
+
+
+class Matrix(NamedTuple):
+    """Poison success of one attack and defence, for surrogates × victims.
+
+    Attributes:
+      title: attack, defence, protocol and data.
+      surrogates: networks that poisons were made on, one a row.
+      victims: networks (with their training) that were trained on them, one a column.
+      cells: (surrogate, victim) to mean, standard error and n; absent where nothing was run.
+    """
+
+    title: str
+    surrogates: tuple[str, ...]
+    victims: tuple[str, ...]
+    cells: dict[tuple[str, str], Summary]
+
+
+def surrogate_of(row: Mapping[str, Any]) -> str:
+    """The attacker's network: named in the row's config where it is not that of the victim."""
+    named = (row.get("config") or {}).get("surrogate")
+    if named:
+        return named
+    for training in TRAININGS:
+        if row["victim"].endswith(f"-{training}"):
+            return row["victim"].removesuffix(f"-{training}")
+    return row["victim"]
+
+
+def transfer_matrices(rows: Iterable[Mapping[str, Any]]) -> list[Matrix]:
+    """One matrix for every attack and defence for which some victim is of another network than the surrogate.
+
+    Rows without a poison success (clean controls, indiscriminate attacks) have no place in one.
+    """
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in distinct(rows):
+        if row["attack"] != NONE and row.get("poison_success") is not None:
+            key = tuple(row[name] for name in ("attack", "defence", "protocol", "data"))
+            groups.setdefault(key, []).append({**row, "surrogate": surrogate_of(row)})
+    found = []
+    for (attack, defence, protocol, data), members in groups.items():
+        if all(not (row.get("config") or {}).get("surrogate") for row in members):
+            continue
+        title = f"{attack}, {'undefended' if defence == NONE else defence}; protocol {protocol}, data {data}"
+        surrogates, victims = (tuple(dict.fromkeys(row[name] for row in members)) for name in ("surrogate", "victim"))
+        cells = summarise(members, by=("surrogate", "victim"), metric="poison_success")
+        found.append(Matrix(title, surrogates, victims, cells))
+    return found
+
+
+def matrix_table(matrix: Matrix) -> Table:
+    """The matrix as a rich table, in percent: mean ± standard error (n)."""
+    table = Table(title=Text(matrix.title), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table.add_column("made on \\ victim")
+    for victim in matrix.victims:
+        table.add_column(Text(victim), justify="right")
+    for surrogate in matrix.surrogates:
+        table.add_row(Text(surrogate), *(_cell(matrix.cells.get((surrogate, victim))) for victim in matrix.victims))
+    return table
+
+
+def matrix_markdown(matrix: Matrix) -> str:
+    """The matrix as GitHub Markdown."""
+    lines = [f"**Poison success by surrogate and victim: {matrix.title.replace('|', chr(92) + '|')}**", ""]
+    lines.append("| made on | " + " | ".join(matrix.victims) + " |")
+    lines.append("| --- |" + " --: |" * len(matrix.victims))
+    for surrogate in matrix.surrogates:
+        cells = (_cell(matrix.cells.get((surrogate, victim))) for victim in matrix.victims)
+        lines.append(f"| {surrogate} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _cell(summary: Summary | None) -> str:
+    if summary is None:
+        return "not run"
+    mean, error = percent(summary, summary.n)
+    return " ".join(part for part in (mean, error, f"({summary.n})") if part)
