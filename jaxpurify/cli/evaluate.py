@@ -35,6 +35,7 @@ class Options:
       victim: network of the victims if not the protocol's, e.g. "resnet9(width=8)"; `jaxpurify list` shows them.
       surrogate: network of the attacker's models, likewise. Where it is not that of the victims, `jaxpurify report`
         prints the transfer matrix.
+      surrogate_defence: purifier spec of an attacker who trains the surrogates on public images behind it.
     """
 
     out: Path | None = None
@@ -50,6 +51,7 @@ class Options:
     surrogates: int = 1
     victim: str = ""
     surrogate: str = ""
+    surrogate_defence: str = ""
 
 
 def main(arguments: list[str]) -> int | None:
@@ -117,6 +119,7 @@ def checked_scenario(options: Options) -> Any:
         surrogates=options.surrogates,
         victim_network=options.victim,
         surrogate_network=options.surrogate,
+        surrogate_defence=options.surrogate_defence,
     )
     defences = [spec for spec in scenario.defences if spec != NONE]
     if defences:

@@ -5,12 +5,17 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.sources import load_source
 from jaxpurify.evaluate.protocol import Protocol
+from jaxpurify.evaluate.purified import purify_key
+from jaxpurify.evaluate.purifiers import make_purifier
 from jaxpurify.evaluate.victims import train_victim
 from jaxpurify.networks.freeze import Frozen
 from jaxpurify.networks.stored import load_network, save_network
+from jaxpurify.purify.dataset import fingerprint, purify
 from jaxpurify.records import locked, run_id
 
 SURROGATE_SEED = 10_000  # of the first one; no victim has it
@@ -26,6 +31,7 @@ class Models:
       training: how victims are trained, as in `Scenario`.
       directory: where the files are.
       progress: called with (what is being done, finished parts, all parts).
+      surrogate_defence: purifier spec; the attacker's models are trained on public images behind it.
     """
 
     def __init__(
@@ -36,10 +42,11 @@ class Models:
         training: str,
         directory: Path,
         progress: Callable[[str, int, int], None],
+        surrogate_defence: str = "",
     ):
         self.protocol, self.attackers, self.train, self.training = protocol, attackers, train, training
-        self.directory, self.progress = directory, progress
-        self._trained: dict[tuple[str, int], Frozen] = {}
+        self.directory, self.progress, self.surrogate_defence = directory, progress, surrogate_defence
+        self._trained: dict[tuple[str, int, str], Frozen] = {}
 
     def victim(self, dataset: Dataset, seed: int, name: str) -> Any:
         """A victim trained on `dataset`; not kept."""
@@ -64,19 +71,19 @@ class Models:
         Raises:
           ValueError: the public images have other classes.
         """
-        return self._public(self.attackers, member)
+        return self._public(self.attackers, member, self.surrogate_defence)
 
     def pretrained(self) -> Frozen:
         """The network whose features a transferred victim uses: the attacker's own where both have the same network."""
-        return self._public(self.protocol, 0)
+        return self._public(self.protocol, 0, "")
 
-    def _public(self, protocol: Protocol, member: int) -> Frozen:
-        known = (protocol.victim, member)
+    def _public(self, protocol: Protocol, member: int, defence: str) -> Frozen:
+        known = (protocol.victim, member, defence)
         if known not in self._trained:
-            self._trained[known] = self._train_public(protocol, member)
+            self._trained[known] = self._train_public(protocol, member, defence)
         return self._trained[known]
 
-    def _train_public(self, protocol: Protocol, member: int) -> Frozen:
+    def _train_public(self, protocol: Protocol, member: int, defence: str) -> Frozen:
         def train(name: str) -> Frozen:
             public = load_source(protocol.public)
             if len(public.classes) != len(self.train.classes):
@@ -84,13 +91,22 @@ class Models:
                     f"{protocol.public} has {len(public.classes)} classes and {self.protocol.train} has "
                     f"{len(self.train.classes)}; this attack's surrogate needs the same ones"
                 )
+            if defence:
+                public = public.replace_images(self._purified(public.images, defence))
             report = functools.partial(self.progress, name)
             return protocol.classifier(public, SURROGATE_SEED + member, surrogate=True, progress=report)
 
         settings = protocol.config()
         decisive = ("public", "network", "options", "surrogate_recipe", "augment")
         name = f"surrogate-{member}" if member else "surrogate"
-        return self._kept(name, train, protocol, {name: settings[name] for name in decisive})
+        chosen = {name: settings[name] for name in decisive} | ({"defence": defence} if defence else {})
+        return self._kept(name, train, protocol, chosen)
+
+    def _purified(self, images: np.ndarray, defence: str) -> np.ndarray:
+        purifier, key = make_purifier(defence, images.shape[1:]), purify_key()
+        name = run_id(fingerprint(purifier, images, np.arange(len(images)), key))
+        report = functools.partial(self.progress, f"public images, {defence}: purify")
+        return purify(purifier, images, key=key, directory=self.directory / f"public-{name}", progress=report)
 
     def _kept(self, name: str, train: Callable[[str], Any], protocol: Protocol, settings: dict[str, Any]) -> Any:
         path = self.directory / f"{name}-{run_id(settings)}.safetensors"

@@ -26,7 +26,7 @@ from jaxpurify.records import append_row, finished, make_row, run_id
 NONE = "none"
 SETTINGS = (
     "attacks", "defences", "seeds", "trigger_scale", "targets", "training", "surrogates", "victim_network",
-    "surrogate_network",
+    "surrogate_network", "surrogate_defence",
 )  # fmt: skip
 Progress = Callable[[str, int, int], None]
 
@@ -47,6 +47,7 @@ class Scenario:
         learning rate.
       surrogates: models of the attacker; more than one are an ensemble.
       victim_network, surrogate_network: specs such as `resnet9(width=8)` where they are not the protocol's network.
+      surrogate_defence: purifier spec of an attacker who trains the surrogates on public images behind it.
     """
 
     protocol: Protocol
@@ -59,6 +60,7 @@ class Scenario:
     surrogates: int = 1
     victim_network: str = ""
     surrogate_network: str = ""
+    surrogate_defence: str = ""
 
     def __post_init__(self):
         for text in self.attacks:
@@ -135,12 +137,18 @@ class _Grid:
         self.train, self.test = self.protocol.load()
         self.results = directory / "results.jsonl" if results is None else Path(results)
         self.classes = len(self.train.classes)
-        for defence in scenario.defences:  # a mistake in a spec shows before anything is written
+        for defence in (*scenario.defences, scenario.surrogate_defence or NONE):  # before anything is written
             if defence != NONE:
                 make_purifier(defence, self.train.images.shape[1:])
         directory.mkdir(parents=True, exist_ok=True)
         self.models = Models(
-            scenario.victims, scenario.attackers, self.train, scenario.training, directory / "models", self.progress
+            scenario.victims,
+            scenario.attackers,
+            self.train,
+            scenario.training,
+            directory / "models",
+            self.progress,
+            scenario.surrogate_defence,
         )
 
     def clean(self, seed: int) -> None:
@@ -179,7 +187,7 @@ class _Grid:
         how = {} if poison is None else poison.how
         row = make_row(
             **{name: config[name] for name in ("protocol", "data", "attack", "defence", "victim", "seed")},
-            adaptive=bool(config["attack"] != NONE and attack_of(config["attack"])[2]),
+            adaptive=_adaptive(config["attack"], self.scenario),
             natural_accuracy=counts.fraction,
             natural_accuracy_worst=counts.lowest,
             poison_success=None if success is None else success.fraction,
@@ -243,6 +251,7 @@ def _config(scenario: Scenario, attack: str, defence: str, seed: int, classes: i
     other: dict[str, tuple[Any, Any]] = {"targets": (scenario.targets, 1), "surrogates": (scenario.surrogates, 1)}
     if attack != NONE:
         other["surrogate"] = (scenario.attackers.victim, scenario.victims.victim)
+        other["surrogate_defence"] = (scenario.surrogate_defence, "")
     return {
         "protocol": scenario.protocol.name,
         "data": scenario.protocol.train,
@@ -255,3 +264,11 @@ def _config(scenario: Scenario, attack: str, defence: str, seed: int, classes: i
         "settings": scenario.victims.config(),
         **{name: value for name, (value, usual) in other.items() if value != usual},
     }
+
+
+def _adaptive(attack: str, scenario: Scenario) -> bool:
+    """Whether the attacker knew the defence: crafted through it, or trained the surrogate behind it."""
+    if attack == NONE:
+        return False
+    entry, _, through = attack_of(attack)
+    return bool(through or (scenario.surrogate_defence and entry.needs_surrogate))

@@ -29,7 +29,7 @@ class Line(NamedTuple):
 class Group(NamedTuple):
     """One attack with one budget; `attack` is "none" for victims trained on clean data.
 
-    `surrogate` is the attacker's network where it is another one than the victim's.
+    `surrogate` says what the attacker's network is where it is another one than the victim's, or trained otherwise.
     """
 
     attack: str
@@ -139,7 +139,13 @@ def _attack_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
         return (NONE, None, None, None, None)
     config = row.get("config") or {}
     labels_changed = row.get("labels_changed", config.get("labels_changed"))
-    return (row["attack"], row.get("epsilon"), row.get("poisons"), labels_changed, config.get("surrogate"))
+    return (row["attack"], row.get("epsilon"), row.get("poisons"), labels_changed, _surrogate(config))
+
+
+def _surrogate(config: Mapping[str, Any]) -> str | None:
+    behind = config.get("surrogate_defence")
+    named = config.get("surrogate") or ("a surrogate" if behind else None)
+    return f"{named} trained behind {behind}" if behind else named
 
 
 def _lines(rows: list[Row]) -> tuple[Line, ...]:

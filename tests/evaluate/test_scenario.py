@@ -1,5 +1,6 @@
 """A grid of attacks, defences and victims: which rows it writes, and that it can be stopped and continued."""
 
+import dataclasses
 import json
 
 from flax import nnx
@@ -13,11 +14,15 @@ from jaxpurify.data.sources import load_source
 from jaxpurify.evaluate import scenario as module
 from jaxpurify.evaluate.exhibits import exhibits
 from jaxpurify.evaluate.protocol import Protocol, protocol
-from jaxpurify.evaluate.purifiers import energy_for
+from jaxpurify.evaluate.purified import purify_key
+from jaxpurify.evaluate.purifiers import energy_for, make_purifier
 from jaxpurify.evaluate.scenario import Scenario, run_scenario
+from jaxpurify.evaluate.summary import blocks
+from jaxpurify.evaluate.table import text_table
 from jaxpurify.evaluate.transfer import transfer_matrices
 from jaxpurify.networks.catalogue import NETWORKS
 from jaxpurify.networks.stored import build
+from jaxpurify.purify.dataset import purify
 from jaxpurify.purify.filter import energies, highest
 from jaxpurify.records import read_rows
 from tests.evaluate.flat import Flat, tiny_protocol
@@ -145,6 +150,32 @@ def test_linear_victims_of_another_network_have_features_of_their_own(tiny, tmp_
     assert len(list((tmp_path / "models").glob("surrogate-*.safetensors"))) == 2
 
 
+def test_an_attacker_who_trains_the_surrogate_behind_the_defence(tiny, tmp_path, monkeypatch):
+    seen = []
+    genuine = Protocol.classifier
+
+    def kept(self, dataset, seed, **options):
+        seen.append(dataset.images)
+        return genuine(self, dataset, seed, **options)
+
+    monkeypatch.setattr(Protocol, "classifier", kept)
+    plain = Scenario(tiny, (TARGETED,), (), (0,))
+    aware = dataclasses.replace(plain, surrogate_defence="jpeg(quality=5)")
+    run_scenario(plain, tmp_path)
+    written = rows(run_scenario(aware, tmp_path))
+    assert [row["adaptive"] for row in written] == [False, False, True]  # the clean control is one row
+    public = load_source(tiny.public).images
+    surrogates = [images for images in seen if len(images) == len(public) and images.shape == public.shape]
+    behind = purify(make_purifier("jpeg(quality=5)", (8, 8, 1)), public, key=purify_key())
+    assert any(np.array_equal(images, behind) for images in surrogates)
+    assert len(list((tmp_path / "poisons").iterdir())) == 2
+    groups = blocks(written)[0].groups
+    assert [group.surrogate for group in groups] == [None, None, "a surrogate trained behind jpeg(quality=5)"]
+    assert "made on a surrogate trained behind" in text_table(written).replace("\n ", "")
+    with pytest.raises(ValueError, match="unknown purifier 'magic'"):
+        run_scenario(dataclasses.replace(plain, surrogate_defence="magic"), tmp_path / "other")
+
+
 @pytest.mark.parametrize("field", ["victim_network", "surrogate_network"])
 def test_a_wrong_network_is_one_clear_line(field, tiny):
     with pytest.raises(ValueError, match=r"^unknown network 'magic'; known: "):
@@ -185,8 +216,6 @@ def test_filters_rank_the_whole_poisoned_set(tiny, tmp_path, monkeypatch):
 
 
 def test_a_surrogate_needs_the_classes_of_the_training_set(tiny, tmp_path):
-    import dataclasses
-
     digits = load_source("digits[:200]")
     two = dataclasses.replace(digits.select(digits.labels < 2), classes=("0", "1"))
     write_npz(two, tmp_path / "two.npz")
@@ -229,8 +258,6 @@ def test_protocols_can_be_loaded_and_described():
 
 
 def test_other_data_are_used_as_they_are(tiny, tmp_path):
-    import dataclasses
-
     digits = load_source("digits[:200]")
     write_npz(digits, tmp_path / "own.npz")
     own = dataclasses.replace(tiny, train=f"npz:{tmp_path / 'own.npz'}")
