@@ -125,7 +125,11 @@ def main() -> None:
     """Runs the grid with one process a core, or one part of it in this process."""
     config = tyro.cli(Config)
     name = "attacks_cpu"
-    run_grid("experiments.attacks_cpu", config.scenario, name, workers=config.workers, part=config.part)
+
+    def scenarios(part: int, parts: int) -> list[Scenario]:
+        return [config.scenario(part, parts)]
+
+    run_grid("experiments.attacks_cpu", scenarios, name, workers=config.workers, part=config.part)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ import jax
 from jaxpurify.data.sources import load_source
 from jaxpurify.generate.diffusion import DiffusionRecipe, train_diffusion
 from jaxpurify.generate.energy import EnergyRecipe, train_energy
-from jaxpurify.networks.freeze import Frozen
 from jaxpurify.networks.stored import build, save_network
 from jaxpurify.sharding import batch_mesh
+from jaxpurify.types import StoredImages
 from jaxpurify.weights.catalogue import bundled_path
 
 
@@ -72,10 +72,16 @@ CONFIGS = {
 }  # fmt: skip
 
 
-def train(name: str) -> None:
-    """Trains one bundled model and writes it with its card."""
-    config = CONFIGS[name]
-    images = load_source(config.source).images
+def train(name: str, config: Config, images: StoredImages, path: Path, command: str) -> None:
+    """Trains one model and writes it with its card.
+
+    Args:
+      name: of the run; a killed one continues from runs/weights/NAME.
+      config: network, recipe and seed; its source is only written into the card.
+      images: what the model sees, uint8 [N, H, W, C].
+      path: of the .safetensors file.
+      command: how to do it again, for the card.
+    """
     model = build(config.network, config.options, nnx.Rngs(config.seed))
     key = jax.random.key(config.seed)
     start = time.perf_counter()
@@ -85,35 +91,41 @@ def train(name: str) -> None:
         print(f"{name}: {taken}/{steps}, {time.perf_counter() - start:.0f} s, {values}", flush=True)
 
     trainer: Callable = train_energy if isinstance(config.recipe, EnergyRecipe) else train_diffusion
-    directory = Path("runs/weights") / name
     shared = {"mesh": batch_mesh(config.recipe.batch_size)} if isinstance(config.recipe, EnergyRecipe) else {}
     frozen, history = trainer(
-        model, images, key, recipe=config.recipe, interval=50, directory=directory, progress=progress, **shared
+        model,
+        images,
+        key,
+        recipe=config.recipe,
+        interval=50,
+        directory=Path("runs/weights") / name,
+        progress=progress,
+        **shared,
     )
-    metrics = {metric: float(values[-1]) for metric, values in history.items()}
-    write(name, frozen, images=len(images), seconds=time.perf_counter() - start, metrics=metrics)
-
-
-def write(name: str, frozen: Frozen, *, images: int, seconds: float, metrics: dict[str, float]) -> None:
-    """Writes the weights into the package, with what a user should know about them."""
-    config = CONFIGS[name]
     card: dict[str, Any] = {
         "source": config.source,
-        "images": images,
-        "command": f"python -m experiments.bundled_weights {name}",
-        "seconds": round(seconds),
+        "images": len(images),
+        "command": command,
+        "seconds": round(time.perf_counter() - start),
         "recipe": dataclasses.asdict(config.recipe),
-        "metrics": metrics,
+        "metrics": {metric: float(values[-1]) for metric, values in history.items()},
     }
     if isinstance(config.recipe, EnergyRecipe):
         card["langevin"] = {"step_size": config.recipe.step_size, "temperature": config.recipe.temperature}
     else:
         card["max_timestep"] = config.recipe.max_timestep
-    save_network(bundled_path(name), frozen, network=config.network, options=config.options, card=card)
+    save_network(path, frozen, network=config.network, options=config.options, card=card)
+
+
+def main(name: str) -> None:
+    """Trains one bundled model and writes it into the package."""
+    config = CONFIGS[name]
+    images = load_source(config.source).images
+    train(name, config, images, bundled_path(name), f"python -m experiments.bundled_weights {name}")
 
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     if len(sys.argv) != 2 or sys.argv[1] not in CONFIGS:
         raise SystemExit(f"usage: python -m experiments.bundled_weights {'|'.join(CONFIGS)}")
-    train(sys.argv[1])
+    main(sys.argv[1])

@@ -49,7 +49,11 @@ class Config:
 def main() -> None:
     """Runs the curve with one process a core, or one part of it in this process."""
     config = tyro.cli(Config)
-    run_grid("experiments.equal_strength", config.scenario, "equal_strength", workers=config.workers, part=config.part)
+
+    def scenarios(part: int, parts: int) -> list[Scenario]:
+        return [config.scenario(part, parts)]
+
+    run_grid("experiments.equal_strength", scenarios, "equal_strength", workers=config.workers, part=config.part)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Two single-threaded victims beat one that uses two cores: XLA:CPU runs most oper
 ResNet-9 of width 16 on two cores of a Xeon (Sapphire Rapids): 820 images/s in one process, 2 × 540 in two.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import os
 from pathlib import Path
 import subprocess
@@ -17,13 +17,13 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def run_grid(
-    module: str, scenario: Callable[[int, int], Scenario], name: str, *, workers: int, part: int | None
+    module: str, scenarios: Callable[[int, int], Sequence[Scenario]], name: str, *, workers: int, part: int | None
 ) -> None:
-    """Runs a grid with `workers` processes, or one part of it in this process.
+    """Runs grids with `workers` processes, or one part of each in this process.
 
     Args:
       module: the experiment, which is started again as `python -m module … --part i`.
-      scenario: (part, parts) to that share of the grid.
+      scenarios: (part, parts) to that share of the grids.
       name: of the file under experiments/results/.
       workers: number of processes, and of parts.
       part: None in the process that the user started.
@@ -41,7 +41,8 @@ def run_grid(
             print(f"[{part or 0}] {what} {done}/{total}", flush=True)
 
     # One folder for all tables: they share surrogates, clean victims and purified clean images.
-    run_scenario(scenario(part or 0, workers), "runs/grid", results=RESULTS / f"{name}.jsonl", progress=progress)
+    for scenario in scenarios(part or 0, workers):
+        run_scenario(scenario, "runs/grid", results=RESULTS / f"{name}.jsonl", progress=progress)
 
 
 def _start_workers(module: str, count: int) -> None:

@@ -91,7 +91,11 @@ def main() -> None:
     """Runs the grid with one process a core, or one part of it in this process."""
     config = tyro.cli(Config)
     name = f"puregen_table1_{config.protocol.replace('-', '_')}"
-    run_grid("experiments.puregen_table1", config.scenario, name, workers=config.workers, part=config.part)
+
+    def scenarios(part: int, parts: int) -> list[Scenario]:
+        return [config.scenario(part, parts)]
+
+    run_grid("experiments.puregen_table1", scenarios, name, workers=config.workers, part=config.part)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,70 @@
+"""PureGen's Table 11 (arXiv:2405.18627) at a size that two cores can compute: Narcissus that knows of the energy.
+
+    TFDS_DATA_DIR=../shared/tfds python -m experiments.puregen_table11
+
+The attacker crafts the trigger through Langevin dynamics (`generation`), trains the surrogate on images behind it
+(`surrogate`), does both, or neither (`baseline`, the attack of Table 1). As published, the attacker's chains are
+shorter than the defender's: 50 steps. Their derivative is that of the last four, by differences: the exact one of an
+energy of ReLU layers is the identity almost everywhere. Rows are appended to
+experiments/results/puregen_table11_cpu_small.jsonl; those present are skipped.
+
+Receipt: not run yet.
+"""
+
+import dataclasses
+
+import tyro
+
+from experiments.grid import run_grid
+from experiments.puregen_table1 import Config as Table1
+from jaxpurify.evaluate.scenario import Scenario
+
+KNOWN = "langevin(steps=50)"
+THROUGH = f"through='{KNOWN}', gradient='truncated', gradient_steps=4, gradient_difference=0.01"
+VARIANTS = ("baseline", "generation", "surrogate", "both")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The table.
+
+    Attributes:
+      variants: baseline, generation, surrogate, both.
+      defences: short names of Table 1.
+      seeds: target classes, one victim each.
+      steps: of crafting in `generation` and `both`, in which each costs fifty times as much.
+      workers: processes, one a core.
+      part: which of them this is; set by the first process.
+    """
+
+    variants: tuple[str, ...] = VARIANTS
+    defences: tuple[str, ...] = ("none", "ebm", "ddpm")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    steps: int = 200
+    workers: int = 2
+    part: int | None = None
+
+    def scenarios(self, part: int, parts: int) -> list[Scenario]:
+        """A part of every variant."""
+        seeds = self.seeds[part::parts]
+        baseline = Table1(protocol="cpu-small", defences=self.defences, seeds=seeds).scenario(0, 1)
+        (attack,) = baseline.attacks
+        adaptive = attack.replace("steps=500", f"steps={self.steps}").removesuffix(")") + f", {THROUGH})"
+        known = {
+            "baseline": baseline,
+            "generation": dataclasses.replace(baseline, attacks=(adaptive,)),
+            "surrogate": dataclasses.replace(baseline, surrogate_defence=KNOWN),
+            "both": dataclasses.replace(baseline, attacks=(adaptive,), surrogate_defence=KNOWN),
+        }
+        return [known[variant] for variant in self.variants]
+
+
+def main() -> None:
+    """Runs the table with one process a core, or one part of it in this process."""
+    config = tyro.cli(Config)
+    name = "puregen_table11_cpu_small"
+    run_grid("experiments.puregen_table11", config.scenarios, name, workers=config.workers, part=config.part)
+
+
+if __name__ == "__main__":
+    main()

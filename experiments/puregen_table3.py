@@ -1,0 +1,105 @@
+"""PureGen's Table 3 (arXiv:2405.18627) at a size that two cores can compute: purifiers trained on nothing but poison.
+
+    TFDS_DATA_DIR=../shared/tfds python -m experiments.puregen_table3
+
+Every public image on which a generative model is trained carries the Narcissus trigger of its class, the very triggers
+that poison the training sets. Both columns of a model are trained alike; epsilon 0 is the control without triggers.
+Rows are appended to experiments/results/puregen_table3_cpu_small.jsonl; those present are skipped. Models are kept in
+runs/grid/poisoned-public, and a killed training continues.
+
+Receipt: not run yet.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from experiments.bundled_weights import CONFIGS, train
+from experiments.grid import run_grid
+from experiments.puregen_table1 import Config as Table1
+from jaxpurify.attack.budget import apply_trigger
+from jaxpurify.data.sources import load_source
+from jaxpurify.evaluate.scenario import Scenario, kept_poison
+from jaxpurify.records import locked
+from jaxpurify.types import StoredImages
+
+MODELS = Path("runs/grid/poisoned-public")
+SPECS = {"ebm": "langevin(steps=150, weights='{path}')", "ddpm": "diffusion(timestep=75, steps=5, weights='{path}')"}
+# Updates. The bundled energy took 8,000; the bundled diffusion model as many as here, so that it is the control.
+STEPS = {"ebm": 1500, "ddpm": 1500}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The table.
+
+    Attributes:
+      models: ebm, ddpm.
+      epsilons: of the triggers in generative training, in 1/255; 0: clean images.
+      seeds: target classes, one victim each.
+      workers: processes, one a core.
+      part: which of them this is; set by the first process.
+    """
+
+    models: tuple[str, ...] = ("ebm", "ddpm")
+    epsilons: tuple[int, ...] = (0, 8)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    workers: int = 2
+    part: int | None = None
+
+    def scenario(self, part: int, parts: int) -> Scenario:
+        """A part of the table; models that are missing are trained first, each by one process."""
+        wanted = [(model, epsilon) for model in self.models for epsilon in self.epsilons]
+        paths = {each: trained(*each) for each in wanted[part:] + wanted[:part]}
+        defences = tuple(SPECS[model].format(path=paths[model, epsilon]) for model, epsilon in wanted)
+        return dataclasses.replace(table1(8), defences=("none", *defences), seeds=self.seeds[part::parts])
+
+
+def table1(epsilon: int) -> Scenario:
+    """The undefended rows of Table 1 under cpu-small."""
+    return Table1(protocol="cpu-small", defences=("none",), epsilon=epsilon).scenario(0, 1)
+
+
+def trained(model: str, epsilon: int) -> Path:
+    """The weights of a model that saw public images with triggers of `epsilon` levels."""
+    name = f"{model}-{epsilon}"
+    path = MODELS / f"{name}.safetensors"
+    with locked(MODELS / f"{name}.lock"):  # the other process waits, and finds the model
+        if not path.exists():
+            config = CONFIGS[f"cifar10-{model}"]
+            recipe = dataclasses.replace(config.recipe, steps=STEPS[model])
+            config = dataclasses.replace(config, recipe=recipe)
+            train(f"poisoned-{name}", config, public_images(epsilon), path, "python -m experiments.puregen_table3")
+    return path
+
+
+def public_images(epsilon: int) -> StoredImages:
+    """The public images, each with the trigger of its class."""
+    scenario = table1(epsilon or 8)
+    public = load_source(scenario.protocol.public)
+    if epsilon == 0:
+        return public.images
+    images = np.empty_like(public.images)
+    with locked(MODELS / "triggers.lock"):  # two processes must not craft the same poison
+        poisons = [kept_poison("runs/grid", scenario, scenario.attacks[0], label) for label in range(10)]
+    for label, poison in enumerate(poisons):
+        members = public.labels == label
+        images[members] = apply_trigger(poison.trigger, public.images[members], epsilon / 255)
+    return images
+
+
+def main() -> None:
+    """Runs the table with one process a core, or one part of it in this process."""
+    config = tyro.cli(Config)
+    name = "puregen_table3_cpu_small"
+
+    def scenarios(part: int, parts: int) -> list[Scenario]:
+        return [config.scenario(part, parts)]
+
+    run_grid("experiments.puregen_table3", scenarios, name, workers=config.workers, part=config.part)
+
+
+if __name__ == "__main__":
+    main()
