@@ -4,10 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Key
 import numpy as np
 
 from jaxpurify.attack.catalogue import Attack, named_attack
+from jaxpurify.data.augment import ContinuousShift
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.poison import Poison, Targets
 from jaxpurify.evaluate.purifiers import make_purifier
@@ -19,7 +21,7 @@ from jaxpurify.random import named
 
 # Callables, arrays and devices, which a spec cannot hold, and what returns several poisons.
 NOT_IN_SPECS = {
-    "trigger", "transform", "augment", "targets", "overlay", "mesh", "separately", "hidden", "patch", "bases",
+    "trigger", "transform", "targets", "overlay", "mesh", "separately", "hidden", "patch", "bases",
     "retrain", "refresh",
 }  # fmt: skip
 # What a spec says of the purifier that an attacker crafts through, for every attack that follows a gradient.
@@ -30,7 +32,8 @@ def attack_of(spec: str) -> tuple[Attack, dict[str, Any], dict[str, Any]]:
     """The attack that `spec` names, its own options, and those of the purifier that it goes through.
 
     `through="langevin(steps=150)"` makes any attack that follows a gradient adaptive; `gradient`, `gradient_steps` and
-    `gradient_difference` are `Adaptive`'s mode, steps and difference.
+    `gradient_difference` are `Adaptive`'s mode, steps and difference. `augment=4` makes an attack that takes an
+    augmentation craft through shifts of up to 4 pixels and mirroring (`data.augment.ContinuousShift`).
 
     Raises:
       ValueError: an unknown attack, positional options, or an option that it does not take.
@@ -45,6 +48,9 @@ def attack_of(spec: str) -> tuple[Attack, dict[str, Any], dict[str, Any]]:
     unknown = [name for name in part.options if name not in known]
     if unknown:
         raise ValueError(f"attack {part.name!r} takes no option {unknown[0]!r}; known: {', '.join(known)}")
+    pixels = part.options.get("augment", 0)
+    if not isinstance(pixels, int) or pixels < 0:
+        raise ValueError(f"augment={pixels!r}; it must be a number of pixels, 0 or more, by which images are shifted")
     through = {name: value for name, value in part.options.items() if name in ADAPTIVE}
     if through and "through" not in through:
         raise ValueError(f"attack {spec!r}: {next(iter(through))} goes with through='…', the purifier")
@@ -91,7 +97,7 @@ def craft(
 
     Args:
       entry: the attack.
-      settings: its keyword arguments.
+      settings: its keyword arguments, as `attack_of` reads them from a spec.
       surrogate: the attacker's model, or the members of an ensemble; None for attacks without one.
       train: the clean training set.
       key: consumed.
@@ -100,6 +106,10 @@ def craft(
     Raises:
       ValueError: a setting of the wrong type or value.
     """
+    pixels = settings.get("augment")
+    if pixels is not None:
+        colour = (train.images.mean((0, 1, 2)) / 255).astype(np.float32)
+        settings = settings | {"augment": ContinuousShift(pixels, fill=jnp.asarray(colour)) if pixels else None}
     try:
         if surrogate is None:
             return entry.craft(train.images, train.labels, key, **settings)

@@ -44,6 +44,15 @@ def test_parameters_ensembles_and_adaptive_crafting(tiny, tmp_path):
     assert row["adaptive"] is True and row["poisons"] == 20
 
 
+def test_crafting_through_shifts(tiny, tmp_path):
+    plain = "gradient_matching(epsilon=0.3, count=20, steps=3, restarts=1)"
+    shifted = plain.removesuffix(")") + ", augment=1)"
+    run_scenario(Scenario(tiny, (plain, shifted), (), (1,)), tmp_path)
+    poisons = {load_poison(path).how["augmented"]: load_poison(path) for path in (tmp_path / "poisons").iterdir()}
+    assert set(poisons) == {False, True}
+    assert (poisons[True].images != poisons[False].images).any()
+
+
 def test_a_hidden_trigger_is_counted_on_its_source_class(tiny, tmp_path):
     attack = "sleeper_agent(epsilon=0.3, count=20, steps=2, size=3, source=5, retrain_every=1)"
     row = read_rows(run_scenario(Scenario(tiny, (attack,), (), (1,), training="fine-tune"), tmp_path))[-1]
@@ -71,6 +80,8 @@ def test_targets_are_of_one_other_class_and_follow_the_key():
         ("narcissus(3)", r"options are written name=value"),
         ("narcissus(speed=3)", r"takes no option 'speed'; known: target, count"),
         ("narcissus(transform='jpeg')", r"takes no option 'transform'"),
+        ("gradient_matching(augment='crop')", r"^augment='crop'; it must be a number of pixels, 0 or more"),
+        ("badnets(augment=4)", r"takes no option 'augment'"),
         ("badnets(through='jpeg')", r"takes no option 'through'"),
         ("narcissus(gradient='exact')", r"gradient goes with through='…', the purifier"),
     ],
