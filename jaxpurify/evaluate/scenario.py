@@ -12,6 +12,7 @@ from jaxtyping import Array, Key
 import numpy as np
 
 from jaxpurify.data.poison import Poison, load_poison, poison_dataset, save_poison
+from jaxpurify.evaluate.counts import Counts
 from jaxpurify.evaluate.crafting import adaptive_purifier, attack_of, choose_targets, craft
 from jaxpurify.evaluate.metrics import natural_accuracy
 from jaxpurify.evaluate.models import Models
@@ -137,6 +138,7 @@ class _Grid:
         self.train, self.test = self.protocol.load()
         self.results = directory / "results.jsonl" if results is None else Path(results)
         self.classes = len(self.train.classes)
+        self.floors: dict[tuple[str, int], Counts | None] = {}
         for defence in (*scenario.defences, scenario.surrogate_defence or NONE):  # before anything is written
             if defence != NONE:
                 make_purifier(defence, self.train.images.shape[1:])
@@ -174,11 +176,16 @@ class _Grid:
         victim = self.models.victim(poisoned, seed, f"{name}: victim")
         counts = natural_accuracy(victim, self.test.images, self.test.labels)
         success = attack_success(victim, poison, self.test, scale=self.scenario.trigger_scale)
-        floor = None
-        if success is not None:
-            floor = attack_success(self.models.clean_victim(seed), poison, self.test, scale=self.scenario.trigger_scale)
+        floor = None if success is None else self.floor(attack, seed, poison)
         hits = target_hits(victim, poison)
         self.write(config, counts, success, floor, poison, time.perf_counter() - start, hits)
+
+    def floor(self, attack: str, seed: int, poison: Poison) -> Counts | None:
+        """The same trigger or targets on a victim trained on clean data; once for all defences."""
+        if (attack, seed) not in self.floors:
+            victim = self.models.clean_victim(seed)
+            self.floors = {(attack, seed): attack_success(victim, poison, self.test, scale=self.scenario.trigger_scale)}
+        return self.floors[attack, seed]
 
     def config(self, attack: str, defence: str, seed: int) -> dict[str, Any]:
         return _config(self.scenario, attack, defence, seed, self.classes)
