@@ -9,6 +9,7 @@ from typing import Any
 from flax import nnx
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from jaxpurify.networks.published import PUBLISHED, Published
@@ -49,14 +50,15 @@ def from_torch(name: str, tensors: Mapping[str, Any] | str | os.PathLike, **opti
     published = PUBLISHED[name]
     arrays = _read(tensors)
     if isinstance(options.get("config"), str | os.PathLike):
-        with open(options["config"]) as file:
-            options["config"] = json.load(file)
+        options["config"] = _read_config(options["config"])
     shapes = {tensor: array.shape for tensor, array in arrays.items()}
     try:
         # Only the structure: drawing random weights that are thrown away would cost seconds.
         abstract = nnx.eval_shape(lambda: published.build(shapes, dict(options) | {"rngs": nnx.Rngs(0)}))
     except KeyError as error:
         raise ValueError(f"{name}: tensor {error} is missing; there are {_listed(sorted(arrays))}") from None
+    except (TypeError, ValueError) as error:  # an option that the constructor does not take, or a wrong shape
+        raise ValueError(f"{name}: {error}") from None
     graphdef, state = nnx.split(abstract)
     flat = nnx.to_flat_state(state)
     names = [_tensor_name(path, published) for path, _ in flat]
@@ -74,7 +76,10 @@ def _read(tensors: Mapping[str, Any] | str | os.PathLike) -> dict[str, np.ndarra
     if isinstance(tensors, str | os.PathLike):
         if not os.path.isfile(tensors) or not os.fspath(tensors).endswith(".safetensors"):
             raise ValueError(f"tensors is {os.fspath(tensors)!r}; it must be a dict or an existing .safetensors file")
-        tensors = load_file(tensors)
+        try:
+            tensors = load_file(tensors)
+        except SafetensorError as error:
+            raise ValueError(f"{os.fspath(tensors)} is not a readable .safetensors file ({error})") from None
     arrays = {
         name: np.asarray(array, np.float32) for name, array in tensors.items() if "num_batches_tracked" not in name
     }
@@ -86,6 +91,14 @@ def _read(tensors: Mapping[str, Any] | str | os.PathLike) -> dict[str, np.ndarra
     return {
         old.sub(lambda match: f"{match[1]}.{_OLD_ATTENTION[match[2]]}.", name): array for name, array in arrays.items()
     }
+
+
+def _read_config(path: str | os.PathLike) -> dict[str, Any]:
+    try:
+        with open(path) as file:
+            return json.load(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"config {os.fspath(path)} is not a readable JSON file ({error})") from None
 
 
 def _tensor_name(path: tuple[Any, ...], published: Published) -> str:

@@ -55,15 +55,22 @@ def shifted(pattern: str, name: str, by: int, times: int = 1) -> tuple[str, Call
     return pattern, lambda match: name.format(times * int(match[1]) + by)
 
 
+def _sizes(shapes: Shapes, tensor: str, axes: int) -> tuple[int, ...]:
+    """The shape of a tensor that tells widths; KeyError where it is missing, ValueError with another number of axes."""
+    if len(shapes[tensor]) != axes:
+        raise ValueError(f"tensor {tensor} has shape {shapes[tensor]}; expected {axes} axes")
+    return shapes[tensor]
+
+
 def _classifier_options(shapes: Shapes, options: Options, stem: str, head: str) -> Options:
-    inferred: Options = {"classes": shapes[head][0], "channels": shapes[stem][1]}
+    inferred: Options = {"classes": _sizes(shapes, head, 2)[0], "channels": _sizes(shapes, stem, 4)[1]}
     if inferred["channels"] == 3:
         inferred |= {"mean": CIFAR10_MEAN, "std": CIFAR10_STD}
     return inferred | options
 
 
 def _conv_energy(shapes: Shapes, options: Options) -> nnx.Module:
-    features, channels = shapes["f.0.weight"][:2]
+    features, channels = _sizes(shapes, "f.0.weight", 4)[:2]
     convolutions = sum(bool(re.fullmatch(r"f\.\d+\.weight", name)) for name in shapes)
     # A 3 × 3 layer, the halvings, and the head; a map of 4 × 4 is left at the end.
     inferred: Options = {"features": features, "channels": channels, "size": 4 << max(convolutions - 2, 0)}
@@ -71,14 +78,14 @@ def _conv_energy(shapes: Shapes, options: Options) -> nnx.Module:
 
 
 def _residual_energy(shapes: Shapes, options: Options) -> nnx.Module:
-    features, channels = shapes["block1.c1.weight"][:2]
+    features, channels = _sizes(shapes, "block1.c1.weight", 4)[:2]
     inferred: Options = {"features": features, "channels": channels}
     return ResidualEnergy(**inferred | options)
 
 
 def _resnet(constructor: Callable[..., nnx.Module]) -> Callable[[Shapes, Options], nnx.Module]:
     def build(shapes: Shapes, options: Options) -> nnx.Module:
-        inferred: Options = {"size": 32 * max(math.isqrt(shapes["linear.weight"][1] // 512), 1)}
+        inferred: Options = {"size": 32 * max(math.isqrt(_sizes(shapes, "linear.weight", 2)[1] // 512), 1)}
         return constructor(**inferred | _classifier_options(shapes, options, "conv1.weight", "linear.weight"))
 
     return build
@@ -93,7 +100,7 @@ def _mobilenet(shapes: Shapes, options: Options) -> nnx.Module:
 
 
 def _densenet(shapes: Shapes, options: Options) -> nnx.Module:
-    inferred: Options = {"growth": shapes["conv1.weight"][0] // 2}
+    inferred: Options = {"growth": _sizes(shapes, "conv1.weight", 4)[0] // 2}
     return DenseNet(**inferred | _classifier_options(shapes, options, "conv1.weight", "linear.weight"))
 
 
@@ -122,19 +129,21 @@ def _unet(shapes: Shapes, options: Options) -> nnx.Module:
     config = dict(options.pop("config", None) or {})
     for field, expected in _UNET_DEFAULTS.items():
         if config.get(field, expected) != expected:
-            raise ValueError(f"unet2d: {field} is {config[field]!r} in the config; only {expected!r} is supported")
+            raise ValueError(f"{field} is {config[field]!r} in the config; only {expected!r} is supported")
     numbers = [int(match[1]) for name in shapes if (match := re.match(r"down_blocks\.(\d+)\.", name))]
     if not numbers:
         raise KeyError("down_blocks.0.resnets.0.conv1.weight")
     levels = range(1 + max(numbers))
     attends = [f"down_blocks.{level}.attentions.0.group_norm.weight" in shapes for level in levels]
     inferred: Options = {
-        "block_channels": tuple(shapes[f"down_blocks.{level}.resnets.0.conv1.weight"][0] for level in levels),
+        "block_channels": tuple(
+            _sizes(shapes, f"down_blocks.{level}.resnets.0.conv1.weight", 4)[0] for level in levels
+        ),
         "layers_per_block": sum(
             bool(re.fullmatch(r"down_blocks\.0\.resnets\.\d+\.conv1\.weight", name)) for name in shapes
         ),
         "attention_levels": tuple(level for level in levels if attends[level]),
-        "channels": shapes["conv_in.weight"][1],
+        "channels": _sizes(shapes, "conv_in.weight", 4)[1],
     }
     if config:
         inferred |= _read_unet_config(config, inferred)
@@ -147,11 +156,11 @@ def _read_unet_config(config: Options, inferred: Options) -> Options:
     for field in ("down_block_types", "up_block_types"):
         for kind in config.get(field, ()):
             if kind not in kinds:
-                raise ValueError(f"unet2d: {field} has {kind!r}; supported are {', '.join(kinds)}")
+                raise ValueError(f"{field} has {kind!r}; supported are {', '.join(kinds)}")
     down = [kinds[kind] for kind in config.get("down_block_types", ())]
     up = [kinds[kind] for kind in config.get("up_block_types", ())]
     if down and up and down != up[::-1]:
-        raise ValueError("unet2d: up_block_types do not mirror down_block_types; only mirrored ones are supported")
+        raise ValueError("up_block_types do not mirror down_block_types; only mirrored ones are supported")
     if config.get("in_channels", 3) != config.get("out_channels", 3):
         raise ValueError(
             f"unet2d: in_channels={config.get('in_channels', 3)}, out_channels={config.get('out_channels', 3)}; "
@@ -231,16 +240,6 @@ PUBLISHED: dict[str, Published] = {
             (r"\bnorm(\d?)$", r"bn\1"),
         ),
     ),
-    "hlb_s": Published(
-        _hlb(hlb_s),
-        substitutions(
-            (r"^whiten$", "0"), (r"^whiten_norm$", "1"), shifted(r"^groups\.(\d+)", "{}", 3), ("^linear$", "8")
-        ),
-    ),
-    "hlb_m": Published(
-        _hlb(hlb_m),
-        substitutions(
-            (r"^whiten$", "0"), (r"^whiten_norm$", "1"), shifted(r"^groups\.(\d+)", "{}", 3), ("^linear$", "8")
-        ),
-    ),
+    "hlb_s": Published(_hlb(hlb_s), _HLB_LAYER),
+    "hlb_m": Published(_hlb(hlb_m), _HLB_LAYER),
 }

@@ -13,6 +13,8 @@ from jaxpurify.evaluate.effect_report import effect_report
 from jaxpurify.evaluate.purifiers import energy_for, make_purifier
 from jaxpurify.evaluate.statistics import auroc
 from jaxpurify.purify.combine import Identity
+from jaxpurify.purify.dataset import purify
+from jaxpurify.purify.filter import energies
 from tests.evaluate.test_report import check_self_contained
 
 KEY = jax.random.key(1)
@@ -67,13 +69,21 @@ SHORT = ("langevin(steps=5)", "diffusion(timestep=9, steps=3)")
 
 @pytest.mark.parametrize("spec", [*SHORT, "|".join(SHORT)])
 def test_purification_is_not_the_identity(spec, pair):
-    short = {"digits-ebm": "langevin(steps=10)", "digits-ddpm": "diffusion(timestep=20, steps=4)"}
-    found = effect(
-        make_purifier(short.get(spec, "langevin(steps=5)|diffusion(timestep=9, steps=3)"), SHAPE), *pair, key=KEY
-    )
+    found = effect(make_purifier(spec, SHAPE), *pair, key=KEY)
     for name in ("clean", "poisoned"):
         assert (found.images[name] != found.images[f"purified {name}"]).mean() > 0.5
     assert found.energies == {} and found.auroc is None and found.auroc_purified is None
+
+
+def test_chains_of_5000_steps_stay_with_natural_images(pair):
+    clean = pair[0][:4]
+    far = purify(make_purifier("langevin(steps=5000)", SHAPE), clean, key=KEY, batch_size=4)
+    ink = far.astype(float).mean((1, 2, 3)) / 255
+    assert ((ink > 0.1) & (ink < 0.6)).all() and (far.std((1, 2, 3)) > 25).all()
+    # Energies of digits, and far below those of noise.
+    natural, reached = (energies(energy_for(SHAPE), images).mean() for images in (clean, far))
+    noise = energies(energy_for(SHAPE), np.random.default_rng(0).integers(0, 256, clean.shape).astype(np.uint8)).mean()
+    assert abs(reached - natural) < 0.1 * (noise - natural)
 
 
 def test_the_identity_leaves_everything(pair):

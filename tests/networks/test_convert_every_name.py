@@ -41,3 +41,30 @@ def test_wrong_missing_and_left_over_tensors_are_refused(name):
     with pytest.raises(ValueError, match="missing") as error:
         from_torch(name, missing)
     assert tensor in str(error.value)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_tensors_that_tell_the_widths_are_refused_by_name(name):
+    arrays = tensors(name)
+    for tensor in (PARAMETERS[name]["params_in_order"][0][0], PARAMETERS[name]["params_in_order"][-1][0]):
+        for wrong in (np.zeros(3, np.float32), np.zeros((), np.float32)):
+            if wrong.shape == arrays[tensor].shape:
+                continue
+            with pytest.raises(ValueError, match="tensor") as error:
+                from_torch(name, arrays | {tensor: wrong})
+            assert tensor in str(error.value) and "has shape" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_files_and_options_that_cannot_be_used_are_one_clear_line(tmp_path):
+    (tmp_path / "damaged.safetensors").write_bytes(b"not weights")
+    (tmp_path / "config.json").write_text("{")
+    arrays = tensors("unet2d")
+    for call, message in (
+        (lambda: from_torch("hlb_s", tmp_path / "damaged.safetensors"), "is not a readable .safetensors file"),
+        (lambda: from_torch("unet2d", arrays, config=tmp_path / "absent.json"), "is not a readable JSON file"),
+        (lambda: from_torch("unet2d", arrays, config=tmp_path / "config.json"), "is not a readable JSON file"),
+        (lambda: from_torch("hlb_s", tensors("hlb_s"), colour=3), "colour"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            call()
+        assert "\n" not in str(error.value)
