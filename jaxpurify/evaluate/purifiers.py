@@ -1,7 +1,12 @@
 """Purifiers by name: what a command line says and a results row records."""
 
 from collections.abc import Callable
+import functools
+import hashlib
 from typing import Any
+
+import jax
+import numpy as np
 
 from jaxpurify.evaluate.specs import Spec, parse_specs
 from jaxpurify.purify.combine import Average, Identity, Repeat, chain
@@ -54,6 +59,21 @@ def make_purifier(spec: str, shape: Shape) -> Purifier:
     purifier = stages[0] if len(stages) == 1 else chain(*stages)
     check_filters(purifier)
     return purifier
+
+
+@functools.lru_cache
+def weights_digest(spec: str, shape: Shape) -> str | None:
+    """The first 12 hexadecimal digits of the SHA-256 of a purifier's arrays; None for one without any.
+
+    Bundled models may be trained anew under the same name: a row says by this which ones it was made with.
+    """
+    leaves = jax.tree.leaves(make_purifier(spec, shape))
+    if not leaves:
+        return None
+    digest = hashlib.sha256()
+    for leaf in leaves:
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:12]
 
 
 def energy_for(shape: Shape, weights: str | None = None) -> Energy:

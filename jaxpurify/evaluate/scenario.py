@@ -18,7 +18,7 @@ from jaxpurify.evaluate.metrics import natural_accuracy
 from jaxpurify.evaluate.models import Models
 from jaxpurify.evaluate.protocol import Protocol
 from jaxpurify.evaluate.purified import purified_poisoned
-from jaxpurify.evaluate.purifiers import make_purifier
+from jaxpurify.evaluate.purifiers import Shape, make_purifier, weights_digest
 from jaxpurify.evaluate.victims import TRAININGS, attack_success, target_hits
 from jaxpurify.networks.freeze import Frozen
 from jaxpurify.random import named
@@ -138,6 +138,7 @@ class _Grid:
         self.train, self.test = self.protocol.load()
         self.results = directory / "results.jsonl" if results is None else Path(results)
         self.classes = len(self.train.classes)
+        self.kind = (self.train.images.shape[1:], self.classes)
         self.floors: dict[tuple[str, int], Counts | None] = {}
         for defence in (*scenario.defences, scenario.surrogate_defence or NONE):  # before anything is written
             if defence != NONE:
@@ -188,7 +189,7 @@ class _Grid:
         return self.floors[attack, seed]
 
     def config(self, attack: str, defence: str, seed: int) -> dict[str, Any]:
-        return _config(self.scenario, attack, defence, seed, self.classes)
+        return _config(self.scenario, attack, defence, seed, *self.kind)
 
     def write(self, config, counts, success, floor, poison: Poison | None, seconds: float, hits=None) -> None:
         how = {} if poison is None else poison.how
@@ -214,7 +215,7 @@ class _Grid:
         """The poison of this attack and seed: crafted once, then read from disk."""
         # Of the attacker's side alone: victims of another network meet the same poison.
         own = dataclasses.replace(self.scenario, victim_network=self.scenario.surrogate_network)
-        path = self.directory / "poisons" / f"{run_id(_config(own, attack, NONE, seed, self.classes))}.npz"
+        path = self.directory / "poisons" / f"{run_id(_config(own, attack, NONE, seed, *self.kind))}.npz"
         if path.exists():
             return load_poison(path)
         entry, settings, through = attack_of(attack)
@@ -252,13 +253,21 @@ class _Grid:
         return self.scenario.attackers.classifier(dataclasses.replace(self.train, images=images, labels=labels), seed)
 
 
-def _config(scenario: Scenario, attack: str, defence: str, seed: int, classes: int) -> dict[str, Any]:
+def _config(scenario: Scenario, attack: str, defence: str, seed: int, shape: Shape, classes: int) -> dict[str, Any]:
     """What makes a row this row."""
     # Settings that most tables leave alone are named where they differ, so that earlier rows keep their ids.
-    other: dict[str, tuple[Any, Any]] = {"targets": (scenario.targets, 1), "surrogates": (scenario.surrogates, 1)}
+    other: dict[str, tuple[Any, Any]] = {}
     if attack != NONE:
-        other["surrogate"] = (scenario.attackers.victim, scenario.victims.victim)
-        other["surrogate_defence"] = (scenario.surrogate_defence, "")
+        other = {
+            "targets": (scenario.targets, 1),
+            "surrogates": (scenario.surrogates, 1),
+            "attacker_weights": (_attacker_weights(scenario, attack, shape), []),
+        }
+        if attack_of(attack)[0].needs_surrogate:
+            other["surrogate"] = (scenario.attackers.victim, scenario.victims.victim)
+            other["surrogate_defence"] = (scenario.surrogate_defence, "")
+    if defence != NONE:
+        other["weights"] = (weights_digest(defence, shape), None)
     return {
         "protocol": scenario.protocol.name,
         "data": scenario.protocol.train,
@@ -271,6 +280,13 @@ def _config(scenario: Scenario, attack: str, defence: str, seed: int, classes: i
         "settings": scenario.victims.config(),
         **{name: value for name, (value, usual) in other.items() if value != usual},
     }
+
+
+def _attacker_weights(scenario: Scenario, attack: str, shape: Shape) -> list[str]:
+    """Of the purifiers that the attacker crafts through and trains behind."""
+    specs = (attack_of(attack)[2].get("through"), scenario.surrogate_defence)
+    digests = [weights_digest(spec, shape) for spec in specs if spec]
+    return [digest for digest in digests if digest is not None]
 
 
 def _adaptive(attack: str, scenario: Scenario) -> bool:

@@ -1,9 +1,10 @@
 """Result rows gathered for tables: blocks of one protocol, data set and victim, with the controls always listed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxpurify.records import IDENTITY, Row, Summary, distinct, summarise
+from jaxpurify.evaluate.statistics import wilson_interval
+from jaxpurify.records import IDENTITY, Summary, distinct, summarise
 
 NONE = "none"
 
@@ -16,6 +17,7 @@ class Line(NamedTuple):
     runs: int
     natural: Summary
     success: Summary
+    highest: Summary
     worst: Summary
     floor: Summary
     excess: Summary
@@ -29,14 +31,15 @@ class Line(NamedTuple):
 class Group(NamedTuple):
     """One attack with one budget; `attack` is "none" for victims trained on clean data.
 
-    `surrogate` says what the attacker's network is where it is another one than the victim's, or trained otherwise.
+    `circumstances` are what else differs between attackers: their surrogates, where these are not one network like
+    the victim's, how many targets they are after, how strong the trigger is at test.
     """
 
     attack: str
     epsilon: float | None
     poisons: int | None
     labels_changed: bool | None
-    surrogate: str | None
+    circumstances: tuple[str, ...]
     lines: tuple[Line, ...]
 
     @property
@@ -49,8 +52,7 @@ class Group(NamedTuple):
         if self.attack == NONE:
             return "clean control"
         bound = "no ε bound" if self.epsilon is None else f"ε = {epsilon_text(self.epsilon)}"
-        made_on = () if self.surrogate is None else (f"made on {self.surrogate}",)
-        return ", ".join((bound, poisons_text(self.poisons), self.labels, *made_on))
+        return ", ".join((bound, poisons_text(self.poisons), self.labels, *self.circumstances))
 
     @property
     def labels(self) -> str:
@@ -60,11 +62,12 @@ class Group(NamedTuple):
 
 
 class Block(NamedTuple):
-    """What may be compared with each other: one protocol, one data set, one victim."""
+    """What may be compared with each other: one protocol, one data set, one victim, trained in one way."""
 
     protocol: str
     data: str
     victim: str
+    training: str
     groups: tuple[Group, ...]
 
 
@@ -85,12 +88,12 @@ def blocks(rows: Iterable[Mapping[str, Any]]) -> list[Block]:
         if missing:
             raise ValueError(f"row {row.get('run_id')!r} lacks {', '.join(missing)}; expected a result row")
     found = []
-    for (protocol, data, victim), members in _split(rows, lambda row: (row["protocol"], row["data"], row["victim"])):
+    for (protocol, data, victim, training), members in _split(rows, _block_key):
         attacks = dict(_split(members, _attack_key))
-        clean: tuple[Any, ...] = (NONE, None, None, None, None)
+        clean: tuple[Any, ...] = (NONE, None, None, None, ())
         attacks = {clean: attacks.pop(clean, []), **attacks}
-        groups = tuple(Group(*key, lines=_lines(group)) for key, group in attacks.items())
-        found.append(Block(protocol, data, victim, groups))
+        groups = tuple(Group(*key, lines=lines(group)) for key, group in attacks.items())
+        found.append(Block(protocol, data, victim, training, groups))
     return found
 
 
@@ -134,21 +137,50 @@ def percent(summary: Summary, runs: int, *, signed: bool = False) -> tuple[str, 
     return mean, " ".join(part for part in (error, partial) if part)
 
 
+def _block_key(row: Mapping[str, Any]) -> tuple[str, ...]:
+    recipe = (row.get("config") or {}).get("settings", {}).get("recipe", {})
+    # A linear victim's new layer is trained by settings of its own.
+    training = f"{recipe['epochs']} epochs" if "epochs" in recipe and not row["victim"].endswith("-linear") else ""
+    return row["protocol"], row["data"], row["victim"], training
+
+
+def success_text(line: Line) -> tuple[str, str]:
+    """The poison success in percent and its error, or Wilson's 95 % interval where target images were counted."""
+    mean, error = percent(line.success, line.runs)
+    if line.hits is None:
+        return mean, error
+    low, high = wilson_interval(*line.hits)
+    return mean, f"[{100 * low:.0f}, {100 * high:.0f}]"
+
+
 def _attack_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     if row["attack"] == NONE:
-        return (NONE, None, None, None, None)
+        return (NONE, None, None, None, ())
     config = row.get("config") or {}
     labels_changed = row.get("labels_changed", config.get("labels_changed"))
-    return (row["attack"], row.get("epsilon"), row.get("poisons"), labels_changed, _surrogate(config))
+    return (row["attack"], row.get("epsilon"), row.get("poisons"), labels_changed, circumstances(row))
 
 
-def _surrogate(config: Mapping[str, Any]) -> str | None:
-    behind = config.get("surrogate_defence")
-    named = config.get("surrogate") or ("a surrogate" if behind else None)
-    return f"{named} trained behind {behind}" if behind else named
+def circumstances(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a row's config says of the attacker beside the attack itself, in words; usual settings are not mentioned."""
+    config = row.get("config") or {}
+    behind, count, targets = (config.get(name) for name in ("surrogate_defence", "surrogates", "targets"))
+    scale = config.get("trigger_scale", 1.0)
+    said = {
+        f"made on {config.get('surrogate')}": config.get("surrogate"),
+        f"surrogate trained behind {behind}": behind,
+        f"{count} surrogates": count,
+        f"{targets} targets": targets,
+        f"trigger × {scale:g} at test": scale != 1.0 and row.get("target_hits") is None,
+    }
+    return tuple(text for text, applies in said.items() if applies)
 
 
-def _lines(rows: list[Row]) -> tuple[Line, ...]:
+def lines(rows: Sequence[Mapping[str, Any]]) -> tuple[Line, ...]:
+    """One line for every defence, and for every attacker who knew it; the undefended control first, if only as absent.
+
+    All rows are of one attack in the same circumstances.
+    """
     parts = _split(rows, lambda row: (row["defence"], row.get("adaptive") if row["attack"] != NONE else None))
     if not any(defence == NONE for (defence, _), _ in parts):
         parts.append(((NONE, None), []))
@@ -160,6 +192,7 @@ def _lines(rows: list[Row]) -> tuple[Line, ...]:
             runs=len(members),
             natural=_mean(members, "natural_accuracy"),
             success=_mean(members, "poison_success"),
+            highest=_highest(members),
             worst=_mean(members, "poison_success_worst"),
             floor=_mean(members, "trigger_success_clean"),
             excess=_mean(members, excess),
@@ -169,14 +202,19 @@ def _lines(rows: list[Row]) -> tuple[Line, ...]:
     )
 
 
-def _hits(rows: list[Row]) -> tuple[int, int] | None:
+def _highest(rows: Sequence[Mapping[str, Any]]) -> Summary:
+    known = [row["poison_success"] for row in rows if row.get("poison_success") is not None]
+    return Summary(max(known, default=None), None, len(known))
+
+
+def _hits(rows: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:
     found = [row["target_hits"] for row in rows if row.get("target_hits") is not None]
     if not found or len(found) < len(rows):
         return None
     return sum(sum(hits) for hits in found), sum(len(hits) for hits in found)
 
 
-def _mean(rows: list[Row], metric: Any) -> Summary:
+def _mean(rows: Sequence[Mapping[str, Any]], metric: Any) -> Summary:
     return summarise(rows, by=(), metric=metric).get((), Summary(None, None, 0))
 
 

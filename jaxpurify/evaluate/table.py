@@ -12,17 +12,27 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from jaxpurify.evaluate.statistics import wilson_interval
-from jaxpurify.evaluate.summary import NONE, Block, Group, Line, adaptive_text, blocks, epsilon_text, percent
+from jaxpurify.evaluate.summary import (
+    NONE,
+    Block,
+    Group,
+    Line,
+    adaptive_text,
+    blocks,
+    epsilon_text,
+    percent,
+    success_text,
+)
 from jaxpurify.records import Summary
 
-COLUMNS = ("Natural accuracy", "Poison success", "Worst class", "Clean floor", "Excess")
+COLUMNS = ("Natural accuracy", "Poison success", "Highest run", "Worst class", "Clean floor", "Excess")
 LEGEND = (
-    "Percent, mean ± standard error over n runs (one run a seed; no error at n = 1). Poison success: the average "
-    "over targets or classes, and that of the worst class; where it is the share of target images that were hit, "
-    "Wilson's 95 % interval in brackets takes the place of the error. Clean floor: the same trigger or target on a "
-    "victim trained on clean data. Excess: success above that floor, in percentage points. Adaptive: the attacker knew "
-    "the defence. –: has no meaning here or was not measured."
+    "Percent, mean ± standard error over n runs (one run a seed; no error at n = 1). Poison success: of all triggered "
+    "test images, or of the target images, where Wilson's 95 % interval in brackets takes the place of the error. "
+    "Highest run: the run (its target class) with the highest success. Worst class: the true class of test images with "
+    "the highest success, averaged over runs. Clean floor: the same trigger or target on a victim trained on clean "
+    "data. Excess: success above that floor, in percentage points. Adaptive: the attacker knew the defence. –: has no "
+    "meaning here or was not measured."
 )
 
 
@@ -101,8 +111,10 @@ def _html_block(block: Block) -> str:
     kinds = ("text", "centre", *("number",) * len(COLUMNS), "number")
     head = "".join(f'<th scope="col" class="{kind}">{name}</th>' for name, kind in zip(names, kinds, strict=True))
     body = "".join(_html_group(group) for group in block.groups)
-    stated = (("protocol", block.protocol), ("data", block.data), ("victim", block.victim))
-    chips = "".join(f'<span class="chip"><b>{name}</b> {escape(value)}</span>' for name, value in stated)
+    stated = (
+        ("protocol", block.protocol), ("data", block.data), ("victim", block.victim), ("training", block.training)
+    )  # fmt: skip
+    chips = "".join(f'<span class="chip"><b>{name}</b> {escape(value)}</span>' for name, value in stated if value)
     return (
         f'<div class="setting"><p class="chips">{chips}</p>'
         f'<table class="results"><thead><tr>{head}</tr></thead>{body}</table></div>'
@@ -120,7 +132,7 @@ def _html_line(line: Line, group: Group) -> str:
     cells = [f'<th scope="row">{_breakable(line.label)}</th>']
     known = adaptive_text(line, group)
     cells.append(f'<td class="centre{" absent" if known == "–" else ""}" data-name="Adaptive">{known}</td>')
-    bars = ("natural", "success", "success", None, None)
+    bars = ("natural", "success", "success", "success", None, None)
     summaries = _summaries(line)
     for name, (mean, error), summary, bar in zip(COLUMNS, _cells(line), summaries, bars, strict=True):
         mark = ""
@@ -134,14 +146,12 @@ def _html_line(line: Line, group: Group) -> str:
 
 
 def _summaries(line: Line) -> tuple[Summary, ...]:
-    return (line.natural, line.success, line.worst, line.floor, line.excess)
+    return (line.natural, line.success, line.highest, line.worst, line.floor, line.excess)
 
 
 def _cells(line: Line) -> list[tuple[str, str]]:
     plain = [percent(summary, line.runs) for summary in _summaries(line)[:-1]]
-    if line.hits is not None:
-        low, high = wilson_interval(*line.hits)
-        plain[COLUMNS.index("Poison success")] = (plain[1][0], f"[{100 * low:.0f}, {100 * high:.0f}]")
+    plain[COLUMNS.index("Poison success")] = success_text(line)
     return [*plain, percent(line.excess, line.runs, signed=True)]
 
 
@@ -150,7 +160,8 @@ def _runs_text(line: Line) -> str:
 
 
 def _heading(block: Block) -> str:
-    return f"protocol {block.protocol} · data {block.data} · victim {block.victim}"
+    stated = (f"protocol {block.protocol}", f"data {block.data}", f"victim {block.victim}", block.training)
+    return " · ".join(part for part in stated if part)
 
 
 def _breakable(text: str) -> str:

@@ -7,25 +7,25 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from jaxpurify.evaluate.summary import NONE, percent
+from jaxpurify.evaluate.summary import NONE, Line, circumstances, lines, success_text
 from jaxpurify.evaluate.victims import TRAININGS
-from jaxpurify.records import Summary, distinct, summarise
+from jaxpurify.records import distinct
 
 
 class Matrix(NamedTuple):
     """Poison success of one attack and defence, for surrogates × victims.
 
     Attributes:
-      title: attack, defence, protocol and data.
+      title: attack and its circumstances, defence, protocol and data.
       surrogates: networks that poisons were made on, one a row.
       victims: networks (with their training) that were trained on them, one a column.
-      cells: (surrogate, victim) to mean, standard error and n; absent where nothing was run.
+      cells: (surrogate, victim) to what was measured; absent where nothing was run.
     """
 
     title: str
     surrogates: tuple[str, ...]
     victims: tuple[str, ...]
-    cells: dict[tuple[str, str], Summary]
+    cells: dict[tuple[str, str], Line]
 
 
 def surrogate_of(row: Mapping[str, Any]) -> str:
@@ -44,24 +44,27 @@ def transfer_matrices(rows: Iterable[Mapping[str, Any]]) -> list[Matrix]:
 
     Rows without a poison success (clean controls, indiscriminate attacks) have no place in one.
     """
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    groups: dict[tuple[Any, ...], dict[tuple[str, str], list[Mapping[str, Any]]]] = {}
     for row in distinct(rows):
         if row["attack"] != NONE and row.get("poison_success") is not None:
-            key = tuple(row[name] for name in ("attack", "defence", "protocol", "data"))
-            groups.setdefault(key, []).append({**row, "surrogate": surrogate_of(row)})
+            said = tuple(text for text in circumstances(row) if not text.startswith("made on "))
+            key = (*(row[name] for name in ("attack", "defence", "protocol", "data")), said)
+            groups.setdefault(key, {}).setdefault((surrogate_of(row), row["victim"]), []).append(row)
     found = []
-    for (attack, defence, protocol, data), members in groups.items():
-        if all(not (row.get("config") or {}).get("surrogate") for row in members):
+    for (attack, defence, protocol, data, said), members in groups.items():
+        rows_of_all = [row for cell in members.values() for row in cell]
+        if all(not (row.get("config") or {}).get("surrogate") for row in rows_of_all):
             continue
-        title = f"{attack}, {'undefended' if defence == NONE else defence}; protocol {protocol}, data {data}"
-        surrogates, victims = (tuple(dict.fromkeys(row[name] for row in members)) for name in ("surrogate", "victim"))
-        cells = summarise(members, by=("surrogate", "victim"), metric="poison_success")
+        behind = "undefended" if defence == NONE else defence
+        title = f"{', '.join((attack, *said))}; {behind}; protocol {protocol}, data {data}"
+        surrogates, victims = (tuple(dict.fromkeys(pair[place] for pair in members)) for place in (0, 1))
+        cells = {pair: lines(cell)[-1] for pair, cell in members.items()}
         found.append(Matrix(title, surrogates, victims, cells))
     return found
 
 
 def matrix_table(matrix: Matrix) -> Table:
-    """The matrix as a rich table, in percent: mean ± standard error (n)."""
+    """The matrix as a rich table, in percent: mean ± standard error, or Wilson's 95 % interval of target images."""
     table = Table(title=Text(matrix.title), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.add_column("made on \\ victim")
     for victim in matrix.victims:
@@ -82,8 +85,5 @@ def matrix_markdown(matrix: Matrix) -> str:
     return "\n".join([*lines, ""])
 
 
-def _cell(summary: Summary | None) -> str:
-    if summary is None:
-        return "not run"
-    mean, error = percent(summary, summary.n)
-    return " ".join(part for part in (mean, error, f"({summary.n})") if part)
+def _cell(line: Line | None) -> str:
+    return "not run" if line is None else f"{' '.join(success_text(line)).strip()}, n = {line.runs}"

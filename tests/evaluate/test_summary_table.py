@@ -61,6 +61,32 @@ def test_budgets_and_settings_are_not_averaged_together(rows):
     assert len(blocks([row(), row(protocol="paper"), row(victim="other"), row(data="cifar10")])) == 4
 
 
+def test_attackers_in_other_circumstances_are_not_averaged_together():
+    def of(seed, target_hits=None, **settings):
+        found = row(seed=seed)
+        config = {**found["config"], **settings}
+        return make_row(**{**found, "config": config, "run_id": run_id(config), "target_hits": target_hits})
+
+    recipe = {"recipe": {"epochs": 10}}
+    different = [
+        of(0), of(0, surrogates=8), of(0, targets=2), of(0, surrogate="hlb_s"), of(0, trigger_scale=1.5),
+        of(0, surrogate_defence="jpeg()"), of(0, [True], trigger_scale=2.0), of(0, settings=recipe),
+    ]  # fmt: skip
+    first, second = blocks(different)
+    assert (first.training, second.training) == ("", "10 epochs") and "· 10 epochs" in text_table(different)
+    assert [group.circumstances for group in first.groups[1:]] == [
+        (), ("8 surrogates",), ("2 targets",), ("made on hlb_s",), ("trigger × 1.5 at test",),
+        ("surrogate trained behind jpeg()",),
+    ]  # fmt: skip
+    assert [group.lines[0].runs for group in first.groups[1:]] == [2, 1, 1, 1, 1, 1]
+
+
+def test_the_highest_run_is_named_beside_the_mean():
+    found = [row(seed=seed, poison_success=success) for seed, success in enumerate((0.25, 0.75, 0.5))]
+    line = blocks(found)[0].groups[1].lines[0]
+    assert line.highest == Summary(0.75, None, 3) and "75.0" in text_table(found)
+
+
 def test_excess_is_taken_run_by_run_above_the_clean_floor():
     first = row(poison_success=0.5, trigger_success_clean=0.1)
     second = row(poison_success=0.0, trigger_success_clean=0.2, seed=1)
@@ -108,7 +134,7 @@ def test_markdown_is_a_table_whatever_the_names_hold():
     shown = markdown_table([row(defence="a|b`c\nd"), row()])
     body = [line for line in shown.splitlines() if line.startswith("|")]
     assert len(body) == 5
-    assert {line.replace("\\|", "").count("|") for line in body} == {13}
+    assert {line.replace("\\|", "").count("|") for line in body} == {14}
 
 
 def test_html_escapes_names():
@@ -158,11 +184,16 @@ def test_the_transfer_matrix_of_surrogates_and_victims():
     assert [surrogate_of(each) for each in members] == ["a", "a", "a", "b"]
     (matrix,) = transfer_matrices(members)
     assert (matrix.surrogates, matrix.victims) == (("a",), ("a-linear", "b-linear"))
-    assert matrix.cells["a", "a-linear"] == Summary(0.75, 0.25, 2)
-    assert matrix.cells["a", "b-linear"] == Summary(0.25, None, 1)
-    assert "| a | 75.0 ± 25.0 (2) | 25.0 (1) |" in matrix_markdown(matrix)
+    assert matrix.cells["a", "a-linear"].success == Summary(0.75, 0.25, 2)
+    assert matrix.cells["a", "b-linear"].success == Summary(0.25, None, 1)
+    assert "| a | 75.0 ± 25.0, n = 2 | 25.0, n = 1 |" in matrix_markdown(matrix)
     shown = plain_text(matrix_table(matrix))
-    assert "75.0 ± 25.0 (2)" in shown and "b-linear" in shown
+    assert "75.0 ± 25.0, n = 2" in shown and "b-linear" in shown
     assert transfer_matrices(members[:2]) == []  # the attacker's own network everywhere
     missing = [*members, cell("a-linear", "c", 0.0, 0)]
     assert "not run" in matrix_markdown(transfer_matrices(missing)[0])
+    hits = [{**each, "target_hits": [each["poison_success"] > 0.4]} for each in members[:3]]
+    assert "[34, 100], n = 2" in matrix_markdown(transfer_matrices(hits)[0])
+    several = [*members, make_row(**{**members[2], "config": {**members[2]["config"], "surrogates": 3}, "run_id": "x"})]
+    titles = [each.title for each in transfer_matrices(several)]
+    assert len(titles) == 2 and "3 surrogates" in titles[1]
