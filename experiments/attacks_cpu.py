@@ -9,8 +9,9 @@ Rows are appended to experiments/results/attacks_cpu.jsonl; those present are sk
 continued at any time; `--attacks`, `--defences` and `--seeds` compute a part. `jaxpurify report
 experiments/results/attacks_cpu.jsonl` prints the table of what is there.
 
-A seed is a target class (its last digit), a target image, a poison and a victim. All victims are of protocol
-`cpu-small` (5,000 images); those of the group `transfer` train a new last layer on the attacker's own features.
+A seed is a target class (its last digit), a target image, a poison and a victim. Victims are of protocol `cpu-small`
+(5,000 images) or, with `--protocol cpu`, of `cpu`; those of the groups `transfer` and `adaptive-transfer` train a new
+last layer on the attacker's own features. `random_noise` is the control: poisons of the same budget without an aim.
 
 Receipt (22 November 2026): `--group transfer --attacks bullseye`, and `--attacks convex_polytope poison_frogs --seeds
 1 3 5 7 9`, 20 minutes of one core of a Xeon (Sapphire Rapids). Targets hit, undefended / behind the EBM / behind
@@ -19,10 +20,13 @@ were not run yet; their settings are first guesses.
 """
 
 import dataclasses
+import re
+from typing import Literal
 
 import tyro
 
 from experiments.grid import run_grid
+from experiments.puregen_table1 import CHOSEN
 from jaxpurify.evaluate.protocol import protocol
 from jaxpurify.evaluate.scenario import Scenario
 
@@ -44,20 +48,31 @@ class Group:
     trigger_scale: float = 1.0
 
 
-NARCISSUS = "narcissus(epsilon=16/255, count=100, steps=500, batch_size=128, learning_rate=0.01, choice='random'"
-MATCHING = "gradient_matching(epsilon=16/255, count=150, steps=150, restarts=2"
-BULLSEYE = "bullseye(epsilon=8/255, count=25, steps=300, learning_rate=0.01"
-POLYTOPE = "convex_polytope(epsilon=8/255, count=25, steps=300, learning_rate=0.01"
-# The attacker's derivative of a chain of 150 Langevin steps through its last four, by differences.
-THROUGH = "through='langevin(steps=150)', gradient='truncated', gradient_steps=4, gradient_difference=0.01"
+NARCISSUS = "narcissus(epsilon=16/255, count=100, steps=500, batch_size=128, learning_rate=0.01, choice='random')"
+MATCHING = "gradient_matching(epsilon=16/255, count=150, steps=150, restarts=2)"
+BULLSEYE = "bullseye(epsilon=8/255, count=25, steps=300, learning_rate=0.01)"
+POLYTOPE = "convex_polytope(epsilon=8/255, count=25, steps=300, learning_rate=0.01, coefficient_steps=50)"
+# The attacker's own chain has a third of the defender's steps, each √3 as long; its derivative is that of the last two
+# by differences, since the exact one of an energy of ReLU layers is the identity almost everywhere.
+THROUGH = "through='ebm-fast', gradient='truncated', gradient_steps=2, gradient_difference=0.01"
+
+
+def adaptive(attack: str, **changed: int) -> str:
+    """The attack through the energy, with other numbers of steps or images where they are given."""
+    for name, value in changed.items():
+        attack = re.sub(rf"\b{name}=\d+", f"{name}={value}", attack)
+    return f"{attack.removesuffix(')')}, {THROUGH})"
+
+
 GROUPS = {
     "transfer": Group(
         "linear",
         {
-            "bullseye": f"{BULLSEYE})",
-            "convex_polytope": f"{POLYTOPE}, coefficient_steps=50)",
+            "bullseye": BULLSEYE,
+            "convex_polytope": POLYTOPE,
             "poison_frogs": "poison_frogs(epsilon=8/255, count=25, steps=120)",
             "watermark": "watermark(epsilon=8/255, count=25)",
+            "random_noise": "random_noise(epsilon=8/255, count=25)",
             "hidden_trigger": "hidden_trigger(epsilon=16/255, count=100, steps=250)",
         },
     ),
@@ -69,23 +84,23 @@ GROUPS = {
             "sig": "sig(count=250)",
             "wanet": "wanet(count=250)",
             "clean_label_backdoor": "clean_label_backdoor(epsilon=16/255, count=250, clamp_trigger=False)",
-            "narcissus": f"{NARCISSUS})",
+            "narcissus": NARCISSUS,
             "sleeper_agent": "sleeper_agent(epsilon=16/255, count=150, steps=150, retrain_every=50, source_count=250)",
         },
     ),
     "targeted": Group(
         "scratch",
         {
-            "gradient_matching": f"{MATCHING})",
+            "gradient_matching": MATCHING,
             "metapoison": "metapoison(epsilon=16/255, count=150, steps=60)",
+            "random_noise": "random_noise(epsilon=16/255, count=150)",
         },
     ),
     "adaptive": Group(
-        "scratch", {"gradient_matching": f"{MATCHING}, {THROUGH})", "narcissus": f"{NARCISSUS}, {THROUGH})"}
+        "scratch",
+        {"gradient_matching": adaptive(MATCHING, steps=100, restarts=1), "narcissus": adaptive(NARCISSUS, steps=150)},
     ),
-    "adaptive-transfer": Group(
-        "linear", {"bullseye": f"{BULLSEYE}, {THROUGH})", "convex_polytope": f"{POLYTOPE}, {THROUGH})"}
-    ),
+    "adaptive-transfer": Group("linear", {"bullseye": adaptive(BULLSEYE), "convex_polytope": adaptive(POLYTOPE)}),
 }
 
 
@@ -95,6 +110,7 @@ class Config:
 
     Attributes:
       group: which attacks.
+      protocol: cpu-small, or cpu for gradient matching and Bullseye.
       attacks, defences: short names; default all of the group, and all three.
       seeds: default ten, one a target class.
       workers: processes, one a core.
@@ -102,6 +118,7 @@ class Config:
     """
 
     group: str
+    protocol: Literal["cpu-small", "cpu"] = "cpu-small"
     attacks: tuple[str, ...] = ()
     defences: tuple[str, ...] = tuple(DEFENCES)
     seeds: tuple[int, ...] = tuple(range(10))
@@ -111,8 +128,10 @@ class Config:
     def scenario(self, part: int, parts: int) -> Scenario:
         """A part of the table."""
         group = GROUPS[self.group]
+        victims = protocol(self.protocol)
+        recipe = dataclasses.replace(victims.recipe, epochs=CHOSEN[self.protocol][3])  # as in Table 1
         return Scenario(
-            protocol("cpu-small"),
+            dataclasses.replace(victims, recipe=recipe),
             tuple(group.attacks[name] for name in self.attacks or group.attacks),
             tuple(DEFENCES[name] for name in self.defences),
             self.seeds[part::parts],

@@ -8,7 +8,7 @@ stopped and continued at any time. `--defences` and `--seeds` compute a part of 
 `jaxpurify report experiments/results/puregen_table1_cpu.jsonl`.
 
 The target class is the seed's last digit, so that seeds 0 to 9 are the ten classes. Budget, trigger strength, count
-and training length were chosen on seeds 100, 101 and 104, which are not reported (see `Config`). Diffusion is strided:
+and training length were chosen on seeds 100, 101 and 104, which are not reported (see `CHOSEN`). Diffusion is strided:
 the published noise with 5 network calls for 75.
 
 Receipt (22 November 2026): `--protocol cpu --defences none ddpm`, then `--defences none ebm`; 100 minutes of two cores
@@ -26,7 +26,8 @@ from experiments.grid import run_grid
 from jaxpurify.evaluate.protocol import protocol
 from jaxpurify.evaluate.scenario import Scenario
 
-ALL = {
+# With as many network calls as two cores can make; `published` is what the paper's protocol uses.
+SHORT = {
     "none": "none",
     "jpeg-25": "jpeg(quality=25)",
     "jpeg-50": "jpeg(quality=50)",
@@ -37,11 +38,40 @@ ALL = {
     "naive": "langevin(steps=150)|diffusion(timestep=75, steps=5)",
     "reps": "repeat('langevin(steps=10)|diffusion(timestep=50, steps=2)', 5)",
     "filt": "filt('diffusion(timestep=125, steps=5)', fraction=0.5)",
+    "filt-compat": "filt('diffusion(timestep=125, steps=5)', fraction=0.5, compat=True)",
 }
-COLUMNS = {"cpu": ("none", "jpeg-50", "ebm", "ddpm", "naive", "reps", "filt"), "cpu-small": ("none", "ebm", "ddpm")}
-# Poisons, strength of the trigger at test, epochs of the victims. The sets of cpu and cpu-small are a fifth and a tenth
-# of the published one: half of a class is poisoned, where it takes a tenth of one there.
-CHOSEN = {"cpu": (500, 1.5, 10), "cpu-small": (250, 1.5, 15), "paper": (500, 3.0, 200)}
+# Columns of each protocol, and the seeds of each, of which the last digit is the target class.
+COLUMNS = {
+    "cpu": ((("none", "jpeg-50", "ebm", "ddpm", "naive", "reps", "filt"), 10),),
+    "cpu-small": ((("none", "ebm", "ddpm"), 30), (("jpeg-25", "jpeg-75", "jpeg-85"), 10)),
+    "paper": ((tuple(SHORT), 10),),
+}
+# Poisons, which images of the class, strength of the trigger at test, epochs of the victims, and the crafting. The sets
+# of cpu and cpu-small are a fifth and a tenth of the published one: half of a class is poisoned, where it takes a tenth
+# of one there.
+QUICK = "steps=500, batch_size=128, learning_rate=0.01"
+CHOSEN = {
+    "cpu": (500, "random", 1.5, 10, QUICK),
+    "cpu-small": (250, "random", 1.5, 15, QUICK),
+    # 1000 passes over the 5,000 images of the class.
+    "paper": (500, "last", 1.0, 200, "steps=14286, batch_size=350, learning_rate=0.005"),
+}
+
+
+def published(ebm_weights: str | None, ddpm_weights: str | None) -> dict[str, str]:
+    """The defences with their published numbers of network calls, and with weights where those are given."""
+    energy = f", weights={ebm_weights!r}" if ebm_weights else ""
+    noise = f", weights={ddpm_weights!r}" if ddpm_weights else ""
+    ebm, ddpm = f"langevin(steps=150{energy})", f"diffusion(timestep=75{noise})"
+    reps, filtered = f"langevin(steps=10{energy})|diffusion(timestep=50{noise})", f"diffusion(timestep=125{noise})"
+    return SHORT | {
+        "ebm": ebm,
+        "ddpm": ddpm,
+        "naive": f"{ebm}|{ddpm}",
+        "reps": f'repeat("{reps}", 5)',
+        "filt": f'filt("{filtered}", fraction=0.5{energy})',
+        "filt-compat": f'filt("{filtered}", fraction=0.5, compat=True{energy})',
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +80,14 @@ class Config:
 
     Attributes:
       protocol: cpu, cpu-small or paper.
-      defences: short names, see `ALL`; default: those of the protocol's table.
-      seeds: default: ten for cpu, one a class; thirty for cpu-small, three a class.
+      defences: short names, see `SHORT`; default: those of the protocol's table.
+      seeds: default: ten, one a class; under cpu-small thirty, three a class, for none, ebm and ddpm.
       epsilon: of the trigger in training, in 1/255.
       count: poisons, all of the target class.
       trigger_scale: strength of the trigger at test, times that in training.
       epochs: of the victims. Where these three are None, what was chosen for the protocol holds.
+      ebm_weights, ddpm_weights: .safetensors files; default: the bundled models, which are far smaller than the
+        published ones. Under the protocol paper only.
       workers: processes, one a core.
       part: which of them this is; set by the first process.
     """
@@ -67,35 +99,33 @@ class Config:
     count: int | None = None
     trigger_scale: float | None = None
     epochs: int | None = None
+    ebm_weights: str | None = None
+    ddpm_weights: str | None = None
     workers: int = 2
     part: int | None = None
 
-    def scenario(self, part: int, parts: int) -> Scenario:
+    def scenarios(self, part: int = 0, parts: int = 1) -> list[Scenario]:
         """A part of the grid."""
-        usual_count, usual_scale, usual_epochs = CHOSEN[self.protocol]
-        count = usual_count if self.count is None else self.count
-        scale = usual_scale if self.trigger_scale is None else self.trigger_scale
-        epochs = usual_epochs if self.epochs is None else self.epochs
-        attack = (
-            f"narcissus(epsilon={self.epsilon}/255, count={count}, steps=500, batch_size=128, "
-            "learning_rate=0.01, choice='random')"
-        )
-        names = self.defences or COLUMNS.get(self.protocol, tuple(ALL))
-        seeds = self.seeds or tuple(range(30 if self.protocol == "cpu-small" else 10))
+        count, choice, scale, epochs, crafting = CHOSEN[self.protocol]
+        count = self.count or count
+        attack = f"narcissus(epsilon={self.epsilon}/255, count={count}, {crafting}, choice={choice!r})"
         victims = protocol(self.protocol)
-        victims = dataclasses.replace(victims, recipe=dataclasses.replace(victims.recipe, epochs=epochs))
-        return Scenario(victims, (attack,), tuple(ALL[name] for name in names), seeds[part::parts], scale)
+        victims = dataclasses.replace(victims, recipe=dataclasses.replace(victims.recipe, epochs=self.epochs or epochs))
+        known = published(self.ebm_weights, self.ddpm_weights) if self.protocol == "paper" else SHORT
+        columns = ((self.defences, COLUMNS[self.protocol][0][1]),) if self.defences else COLUMNS[self.protocol]
+        strength = scale if self.trigger_scale is None else self.trigger_scale
+        grids = []
+        for names, seed_count in columns:
+            seeds = (self.seeds or tuple(range(seed_count)))[part::parts]
+            grids.append(Scenario(victims, (attack,), tuple(known[name] for name in names), seeds, strength))
+        return grids
 
 
 def main() -> None:
     """Runs the grid with one process a core, or one part of it in this process."""
     config = tyro.cli(Config)
     name = f"puregen_table1_{config.protocol.replace('-', '_')}"
-
-    def scenarios(part: int, parts: int) -> list[Scenario]:
-        return [config.scenario(part, parts)]
-
-    run_grid("experiments.puregen_table1", scenarios, name, workers=config.workers, part=config.part)
+    run_grid("experiments.puregen_table1", config.scenarios, name, workers=config.workers, part=config.part)
 
 
 if __name__ == "__main__":

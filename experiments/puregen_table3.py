@@ -59,7 +59,7 @@ class Config:
 
 def table1(epsilon: int) -> Scenario:
     """The undefended rows of Table 1 under cpu-small."""
-    return Table1(protocol="cpu-small", defences=("none",), epsilon=epsilon).scenario(0, 1)
+    return Table1(protocol="cpu-small", defences=("none",), epsilon=epsilon).scenarios()[0]
 
 
 def trained(model: str, epsilon: int) -> Path:
