@@ -125,4 +125,7 @@ def _short(value: Any) -> str:
 def _made(card: dict[str, Any]) -> str:
     """How bundled weights came to be, from their card."""
     minutes = card["seconds"] / 60
-    return f"{card['recipe']['steps']:,} updates on {card['source']}, {minutes:.0f} min: {card['command']}"
+    made = f"{card['recipe']['steps']:,} updates on {card['source']}, {minutes:.0f} min: {card['command']}"
+    said = card.get("scores", {}).items()
+    scores = ", ".join(f"{name} {value if isinstance(value, str) else _short(value)}" for name, value in said)
+    return f"{made}; {card['protocol']}; {scores}" if scores else made

@@ -30,6 +30,16 @@ def test_a_folder_keeps_order_names_labels_and_length(photographs, here, everyth
     assert "cat/5.png" in (here / "clean.html").read_text()
 
 
+def test_photographs_through_the_bundled_energy(photographs, here, capsys):
+    """Right after installation: no weights, no data and no network connection are needed."""
+    command = ["purify", photographs, "--purifier", "puregen-ebm", "--size", "32"]
+    assert main([*command, "--out", "clean"]) == 0
+    before, after = load_source(photographs, size=32), load_source("folder:clean")
+    assert after.images.shape == (13, 32, 32, 3) and after.names == before.names
+    change = np.abs(after.images.astype(int) - before.images)
+    assert 1 < change.mean() < 30  # changed, and still the same photographs
+
+
 def test_an_archive_keeps_labels_and_class_names(archive, here, capsys):
     assert main(["purify", archive, "--out", "clean.npz", *JPEG, "--batch-size", "8", "--report", "page.html"]) == 0
     before, after = load_source(archive), load_source("npz:clean.npz")

@@ -1,0 +1,38 @@
+"""The models that come with the package: small, described, and able to tell poisoned images from clean ones."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxpurify.data.sources import load_source
+from jaxpurify.evaluate.purifiers import energy_for
+from jaxpurify.evaluate.statistics import auroc
+from jaxpurify.purify.filter import energies
+from jaxpurify.weights.catalogue import BUNDLED, bundled_for, bundled_path, load_weights
+
+
+def test_together_they_have_at_most_12_megabytes():
+    assert sum(bundled_path(name).stat().st_size for name in BUNDLED) <= 12e6
+    for shape in ((8, 8, 1), (32, 32, 3)):
+        assert {BUNDLED[bundled_for(kind, shape)][0] for kind in ("energy", "noise")} == {"energy", "noise"}
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_cards_say_data_protocol_time_command_and_scores(name):
+    _, card = load_weights(name)
+    assert card["images"] > 0 and card["seconds"] > 0 and name in card["command"]
+    assert card["source"].endswith(("digits/public", "train[25000:]")) and "public" in card["protocol"]
+    scores = card["scores"]
+    assert 0 < scores["survival of the perturbation"] < 1 and scores["PSNR of purified clean images, decibel"] > 15
+    if BUNDLED[name][0] == "energy":
+        assert scores["AUROC of poisoned above clean energy"] > 0.9
+        assert scores["mean energy of clean images"] < scores["mean energy of poisoned images"]
+        assert scores["mean energy after 5000 steps from clean images"] < scores["mean energy of poisoned images"]
+
+
+def test_the_energy_of_cifar10_rises_with_a_perturbation(cifar10):
+    clean = load_source(f"{cifar10}/train[:64]").images
+    signs = np.asarray(jax.random.rademacher(jax.random.key(0), clean.shape[1:], np.int8))
+    poisoned = np.clip(clean.astype(np.int16) + 8 * signs, 0, 255).astype(np.uint8)
+    energy = energy_for((32, 32, 3))
+    assert auroc(energies(energy, clean), energies(energy, poisoned)) > 0.95
