@@ -206,10 +206,8 @@ _slope.defvjp(_slope_forward, _slope_backward)
 
 
 def _add_noise(images, index, first, purifier, keys):
-    start = purifier.timestep if purifier.compat else purifier.timestep - 1
-    signal = purifier.schedule.signal_variance(start)
-    noise = normal(fold(keys, 0), images.shape[1:])
-    return np.float32(math.sqrt(signal)) * (2 * images - 1) + np.float32(math.sqrt(1 - signal)) * noise
+    signal, spread = purifier.start()
+    return signal * (2 * images - 1) + spread * normal(fold(keys, 0), images.shape[1:])
 
 
 def _reverse_step(images, index, first, purifier, keys):

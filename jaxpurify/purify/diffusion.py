@@ -32,6 +32,7 @@ class Diffusion:
       sampler: `ancestral` (random) or `ddim` (no noise after the first).
       schedule: the schedule that `noise` was trained with.
       compat: the published code's off-by-one: noise is added at level index T, removed as if at T − 1.
+      reverse_only: no noise is added first: images are denoised as if they were x_T (an option of the published code).
 
     Raises:
       ValueError: `timestep`, `steps` or `sampler` outside of what is accepted.
@@ -43,6 +44,7 @@ class Diffusion:
     sampler: str = static(default="ancestral")
     schedule: Schedule = static(default=LINEAR)
     compat: bool = static(default=False)
+    reverse_only: bool = static(default=False)
 
     def __post_init__(self):
         most = self.schedule.length - self.compat
@@ -54,12 +56,15 @@ class Diffusion:
             raise ValueError(f"sampler={self.sampler!r}; known: {', '.join(SAMPLERS)}")
 
     def __call__(self, keys: Keys, images: Images) -> Images:
-        start = self.timestep if self.compat else self.timestep - 1
-        signal = self.schedule.signal_variance(start)
         table = jnp.asarray(self.coefficients())
-        noisy = _add_noise(images, keys, np.float32(np.sqrt(signal)), np.float32(np.sqrt(1 - signal)))
+        noisy = _add_noise(images, keys, *self.start())
         clean = loop.repeat(_reverse_step, noisy, len(table), self.noise, table, keys)
         return _to_unit_range(clean)
+
+    def start(self) -> tuple[np.float32, np.float32]:
+        """√ᾱ_t and √(1−ᾱ_t) of the noise that is added first: 1 and 0 for `reverse_only`."""
+        signal = 1.0 if self.reverse_only else self.schedule.signal_variance(self.timestep - (not self.compat))
+        return np.float32(np.sqrt(signal)), np.float32(np.sqrt(1 - signal))
 
     def levels(self) -> np.ndarray:
         """The visited timesteps, from T − 1 down to 0, as many as there are network calls."""

@@ -81,6 +81,10 @@ def train_heads(
         arXiv:2006.12557).
       weight_decay: added to the gradient.
 
+    Warning: PureGen (arXiv:2405.18627) prints SGD at 0.1 for its linear transfer, its configuration file says Adam at
+    0.1. Both are `epochs=40, batch_size=64, learning_rate=0.1, weight_decay=5e-4, drops=(0.375, 0.625, 0.875)` with
+    that `optimizer`; Adam is the default here.
+
     Returns:
       The heads, and the history: `loss` and `accuracy` [epochs, R].
 

@@ -47,6 +47,17 @@ def test_recorded_steps(timestep):
         np.testing.assert_allclose(value, golden["x0"][statistic], atol=2e-5, err_msg=statistic)
 
 
+def test_reverse_only_starts_from_the_images_themselves():
+    keys, images = image_keys(jax.random.key(0), jnp.arange(3)), 0.5 + 0.1 * signed_images()[:3]
+    found = Diffusion(GaussianNoise(0.3), timestep=20, steps=1, reverse_only=True)(keys, images)
+    purifier = Diffusion(GaussianNoise(0.3), timestep=20, steps=1)
+    row = purifier.coefficients()[0]
+    noise = GaussianNoise(0.3)(2 * images - 1, jnp.full(3, 19))
+    expected = (jnp.clip((2 * images - 1 - row[2] * noise) / row[1], -1, 1) + 1) / 2
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.abs(found - purifier(keys, images)).max() > 0.01
+
+
 def test_the_last_step_returns_the_denoised_image_itself():
     images, predicted = signed_images()[:2], recorded(23, (2, 3, 32, 32))
     for options in ({}, {"sampler": "ddim"}, {"steps": 1}):
