@@ -10,6 +10,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+import numpy as np
 
 from jaxpurify.random import fold, uniform
 from jaxpurify.struct import static, struct
@@ -55,11 +56,11 @@ class Cutout:
 
     .. warning::
        Published code cuts out after normalising, so that its zeros are the mean of the data set; here `fill`
-       is a value in [0, 1], 0 (black) unless told otherwise.
+       is a value in [0, 1] or one a channel [C], 0 (black) unless told otherwise.
     """
 
     size: int = static()
-    fill: float | Float[Array, ""] = 0.0
+    fill: float | Float[Array | np.ndarray, ""] | Float[Array | np.ndarray, "channels"] = 0.0
 
     def __post_init__(self):
         if self.size < 1:

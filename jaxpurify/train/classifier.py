@@ -29,10 +29,11 @@ class Recipe:
     Attributes:
       epochs, batch_size: passes over the data; images a step. The last, incomplete batch of an epoch is left out.
       learning_rate: peak of the schedule.
-      momentum, weight_decay: of SGD with Nesterov momentum; the decay is added to the gradient.
+      momentum, weight_decay: of SGD; the decay is added to the gradient.
       schedule: `triangular`, `multistep` or `cosine`.
       label_smoothing: share of each label that is spread evenly over all classes, in [0, 1).
       dtype: `float32` or `bfloat16`, the type of activations; parameters and statistics stay float32.
+      nesterov: whether the momentum is Nesterov's.
     """
 
     epochs: int = 20
@@ -43,6 +44,7 @@ class Recipe:
     schedule: str = "triangular"
     label_smoothing: float = 0.0
     dtype: str = "float32"
+    nesterov: bool = True
 
     def __post_init__(self):
         if self.epochs < 1 or self.batch_size < 1:
@@ -55,7 +57,7 @@ class Recipe:
     def optimizer(self, count: int) -> optax.GradientTransformation:
         """The optimizer for `count` training images."""
         steps = self.epochs * steps_per_epoch(count, self.batch_size)
-        return sgd(self.schedule, steps, self.learning_rate, self.momentum, self.weight_decay)
+        return sgd(self.schedule, steps, self.learning_rate, self.momentum, self.weight_decay, self.nesterov)
 
 
 def train_classifier(

@@ -45,9 +45,9 @@ SCHEDULES = {
 
 @functools.lru_cache
 def sgd(
-    schedule: str, steps: int, learning_rate: float, momentum: float, weight_decay: float
+    schedule: str, steps: int, learning_rate: float, momentum: float, weight_decay: float, nesterov: bool = True
 ) -> optax.GradientTransformation:
-    """SGD with Nesterov momentum and L2 weight decay added to the gradient, as in PyTorch.
+    """SGD with (Nesterov) momentum and L2 weight decay added to the gradient, as in PyTorch.
 
     Cached, because an optimizer is compared by identity and a new one would recompile the training step.
 
@@ -58,5 +58,5 @@ def sgd(
         raise ValueError(f"unknown schedule {schedule!r}; known: {', '.join(sorted(SCHEDULES))}")
     return optax.chain(
         optax.add_decayed_weights(weight_decay),
-        optax.sgd(SCHEDULES[schedule](steps, learning_rate), momentum=momentum, nesterov=True),
+        optax.sgd(SCHEDULES[schedule](steps, learning_rate), momentum=momentum, nesterov=nesterov),
     )

@@ -28,6 +28,14 @@ def batch(count=24, height=12, width=10, channels=3, rows=slice(None)):
     return keys, jnp.asarray(pixels, jnp.float32)
 
 
+def test_cutout_fills_with_a_colour():
+    keys, images = batch(count=4)
+    colour = np.arange(2, 2 + images.shape[-1], dtype=np.float32)
+    filled = np.asarray(Cutout(size=3, fill=colour)(keys, images))
+    inside = filled[..., 0] == 2
+    assert inside.any() and (filled[inside] == colour).all() and (filled[~inside] == np.asarray(images)[~inside]).all()
+
+
 @pytest.mark.parametrize("stage", STAGES, ids=repr)
 def test_every_stage_keeps_shape_range_and_does_not_depend_on_the_batch(stage):
     keys, images = batch()

@@ -76,8 +76,9 @@ def test_generative_recipes_use_them():
     np.testing.assert_allclose(rates, [5e-5, 1e-4, 5e-5], rtol=1e-3)
 
 
-def test_sgd_is_nesterov_with_decay_in_the_gradient():
-    optimizer = sgd("multistep", 4, 0.1, 0.9, 0.01)
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_sgd_has_momentum_and_decay_in_the_gradient(nesterov):
+    optimizer = sgd("multistep", 4, 0.1, 0.9, 0.01, nesterov)
     params, gradients = {"w": jnp.array(2.0)}, [0.5, -0.3, 0.2]
     state, weight, momentum = optimizer.init(params), 2.0, 0.0
     for step, gradient in enumerate(gradients):
@@ -86,7 +87,7 @@ def test_sgd_is_nesterov_with_decay_in_the_gradient():
         decayed = gradient + 0.01 * weight
         momentum = 0.9 * momentum + decayed
         rate = 0.1 if step < 2 else 0.01
-        weight -= rate * (decayed + 0.9 * momentum)
+        weight -= rate * (decayed + 0.9 * momentum if nesterov else momentum)
         np.testing.assert_allclose(params["w"], weight, rtol=1e-6)
 
 
