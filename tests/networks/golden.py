@@ -23,11 +23,11 @@ PARAMETERS = {
 
 def tensors(name, shapes=None):
     """The recipe's weights under their PyTorch names; `shapes` replaces the shape of single tensors."""
-    return dict(_tensors(name, tuple((shapes or {}).items())))
+    return dict(_kept_tensors(name, tuple((shapes or {}).items())))
 
 
-@functools.cache
-def _tensors(name, shapes):
+def new_tensors(name, shapes):
+    """The same, not kept in memory; `shapes` are pairs of a tensor and its shape."""
     random = np.random.RandomState(0)
     arrays, listed = {}, PARAMETERS[name]["params_in_order"]
     for tensor, shape in listed:
@@ -49,6 +49,9 @@ def _tensors(name, shapes):
                 arrays[f"{layer}.running_var"] = np.ones(shape, np.float32)
                 arrays[f"{layer}.num_batches_tracked"] = np.array(7)
     return arrays
+
+
+_kept_tensors = functools.cache(new_tensors)
 
 
 def signed_images(seed=7, shape=(4, 3, 32, 32)):

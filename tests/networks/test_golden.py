@@ -1,12 +1,16 @@
 """Values of the published networks with known weights, recorded from PyTorch in float64."""
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxpurify.networks import freeze, from_torch
-from tests.networks.golden import GOLDEN, PARAMETERS, signed_images, summary, tensors
+from jaxpurify.networks.catalogue import NETWORKS
+from jaxpurify.networks.convert import _tensor_name
+from jaxpurify.networks.published import PUBLISHED
+from tests.networks.golden import GOLDEN, PARAMETERS, new_tensors, signed_images, summary, tensors
 
 # One small batch a program: compiling without LLVM's optimisation saves more than it costs.
 run = jax.jit(lambda model, *inputs: model(*inputs), compiler_options={"xla_backend_optimization_level": 0})
@@ -45,6 +49,21 @@ def test_unet_s_predicts_the_recorded_noise():
     golden = GOLDEN["UNet_S"]["out_t74_t3_f64"]
     for statistic, value in summary(output).items():
         np.testing.assert_allclose(value, golden[statistic], atol=5e-6, err_msg=statistic)
+
+
+def test_unet_l_predicts_the_recorded_noise():
+    # Tensors in the order of the small network, which has the same names.
+    _, state = nnx.split(nnx.eval_shape(lambda: NETWORKS["unet_l"](channels=3, rngs=nnx.Rngs(0))))
+    layouts = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
+    shapes = {
+        _tensor_name(path, PUBLISHED["unet2d"]): tuple(leaf.shape[axis] for axis in layouts[leaf.ndim])
+        for path, leaf in nnx.to_flat_state(state)
+    }
+    golden = GOLDEN["UNet_L"]
+    assert sum(np.prod(shape) for shape in shapes.values()) == golden["n_params"]
+    noise = freeze(from_torch("unet2d", new_tensors("unet2d", tuple(shapes.items()))))
+    for statistic, value in summary(run(noise, signed_images()[:2], jnp.array([74, 3]))).items():
+        np.testing.assert_allclose(value, golden["out_t74_t3_f32"][statistic], atol=5e-6, err_msg=statistic)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "mobilenet_v2", "densenet121", "hlb_s", "hlb_m"])
