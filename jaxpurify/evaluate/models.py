@@ -5,10 +5,14 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.sources import load_source
+from jaxpurify.evaluate.counts import Counts
+from jaxpurify.evaluate.embedded import Embedded
+from jaxpurify.evaluate.metrics import accuracy, natural_accuracy
 from jaxpurify.evaluate.protocol import Protocol
 from jaxpurify.evaluate.purified import purify_key
 from jaxpurify.evaluate.purifiers import make_purifier
@@ -50,8 +54,21 @@ class Models:
 
     def victim(self, dataset: Dataset, seed: int, name: str) -> Any:
         """A victim trained on `dataset`; not kept."""
-        report = functools.partial(self.progress, name)
-        return train_victim(self.training, self.protocol, self.pretrained, dataset, seed, progress=report)
+        embedded = self.embedded if self.training == "linear" else None
+        settings: dict[str, Any] = {"embedded": embedded, "progress": functools.partial(self.progress, name)}
+        return train_victim(self.training, self.protocol, self.pretrained, dataset, seed, **settings)
+
+    @functools.cached_property
+    def embedded(self) -> Embedded:
+        """Features of the network that transferred victims use; sets that are nearly alike are embedded once."""
+        return Embedded(self.pretrained().features)
+
+    def natural_accuracy(self, victim: Any, test: Dataset) -> Counts:
+        """`metrics.natural_accuracy`; the features of the test images are the same for all linear victims."""
+        if self.training != "linear":
+            return natural_accuracy(victim, test.images, test.labels)
+        logits = jnp.asarray(self.embedded(test.images)) @ victim.weight + victim.bias[None]
+        return accuracy(np.asarray(logits.argmax(-1), np.int32), test.labels)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - these models live as long as the run
     def clean_victim(self, seed: int) -> Any:

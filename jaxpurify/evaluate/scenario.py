@@ -14,7 +14,6 @@ import numpy as np
 from jaxpurify.data.poison import Poison, load_poison, poison_dataset, save_poison
 from jaxpurify.evaluate.counts import Counts
 from jaxpurify.evaluate.crafting import adaptive_purifier, attack_of, choose_targets, craft
-from jaxpurify.evaluate.metrics import natural_accuracy
 from jaxpurify.evaluate.models import Models
 from jaxpurify.evaluate.protocol import Protocol
 from jaxpurify.evaluate.purified import purified_poisoned
@@ -160,7 +159,7 @@ class _Grid:
             return
         start = time.perf_counter()
         victim = self.models.clean_victim(seed)
-        counts = natural_accuracy(victim, self.test.images, self.test.labels)
+        counts = self.models.natural_accuracy(victim, self.test)
         self.write(config, counts, None, None, None, time.perf_counter() - start)
 
     def cell(self, attack: str, defence: str, seed: int) -> None:
@@ -174,7 +173,7 @@ class _Grid:
         name = f"{attack} seed {seed}, {defence}"
         poisoned = poisoned.replace_images(self.purified(poison, defence, name))
         victim = self.models.victim(poisoned, seed, f"{name}: victim")
-        counts = natural_accuracy(victim, self.test.images, self.test.labels)
+        counts = self.models.natural_accuracy(victim, self.test)
         success = attack_success(victim, poison, self.test, scale=self.scenario.trigger_scale)
         floor = None if success is None else self.floor(attack, seed, poison)
         hits = target_hits(victim, poison)
