@@ -26,8 +26,9 @@ class Options:
       protocol: data, victim and its training: demo, cpu, cpu-small or paper.
       attack: attack specs, e.g. "narcissus(epsilon=16/255, count=500)"; can be given several times.
       defence: purifier specs, e.g. "jpeg(quality=50)" puregen-ebm; can be given several times.
-      seeds: how many seeds; each is one poison and one victim.
+      seeds: how many seeds; each is one poison and its victims.
       seed: the first of them.
+      victim_seeds: victims trained on each poisoned set, each a row of its own.
       trigger_scale: strength of additive triggers at test, times that in training.
       training: of victims: scratch, linear (a new last layer on the attacker's features) or fine-tune.
       targets: images of one class that a targeted attack is after.
@@ -45,6 +46,7 @@ class Options:
     defence: Specs = ()
     seeds: int | None = None
     seed: int = 0
+    victim_seeds: int = 1
     trigger_scale: float | None = None
     training: str = "scratch"
     targets: int = 1
@@ -120,6 +122,7 @@ def checked_scenario(options: Options) -> Any:
         victim_network=options.victim,
         surrogate_network=options.surrogate,
         surrogate_defence=options.surrogate_defence,
+        victim_seeds=options.victim_seeds,
     )
     defences = [spec for spec in scenario.defences if spec != NONE]
     if defences:

@@ -70,7 +70,7 @@ class Models:
         logits = jnp.asarray(self.embedded(test.images)) @ victim.weight + victim.bias[None]
         return accuracy(np.asarray(logits.argmax(-1), np.int32), test.labels)
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019 - these models live as long as the run
+    @functools.lru_cache(maxsize=8)  # noqa: B019 - these models live as long as the run
     def clean_victim(self, seed: int) -> Any:
         """The victim trained on clean data."""
 

@@ -18,11 +18,11 @@ from jaxpurify.records import Summary
 
 COLUMNS = ("Natural accuracy", "Poison success", "Worst class", "Clean floor", "Excess")
 LEGEND = (
-    "Percent, mean ± standard error over n runs (one run a seed; no error at n = 1). Poison success: the average "
-    "over targets or classes, and that of the worst class; where it is the share of target images that were hit, "
-    "Wilson's 95 % interval in brackets takes the place of the error. Clean floor: the same trigger or target on a "
-    "victim trained on clean data. Excess: success above that floor, in percentage points. Adaptive: the attacker knew "
-    "the defence. –: has no meaning here or was not measured."
+    "Percent, mean ± standard error over n runs (one run a seed and victim; no error at n = 1). Poison success: the "
+    "average over targets or classes, and that of the worst class; where it is the share of target images that were "
+    "hit, Wilson's 95 % interval in brackets takes the place of the error. Clean floor: the same trigger or target on "
+    "a victim trained on clean data. Excess: success above that floor, in percentage points. Adaptive: the attacker "
+    "knew the defence. –: has no meaning here or was not measured."
 )
 
 

@@ -63,6 +63,7 @@ def shown_refusal(arguments, capsys):
         (("--protocol", "small", "--defence", "jpeg", "blur"), "blur"),
         (("--protocol", "small", "--seeds", "0"), "seeds 0"),
         (("--protocol", "small", "--seed", "-1"), "seed -1"),
+        (("--protocol", "small", "--victim-seeds", "0"), "victim_seeds=0; it must be at least 1"),
         (("--protocol", "small", "--training", "odd"), "training='odd'; known: scratch, linear, fine-tune"),
         (("--protocol", "small", "--targets", "0"), "targets=0, surrogates=1; both must be at least 1"),
         (("--protocol", "small", "--victim", "magic"), "unknown network 'magic'; known: "),

@@ -16,12 +16,14 @@ from jaxpurify.evaluate.exhibits import exhibits
 from jaxpurify.evaluate.protocol import Protocol, protocol
 from jaxpurify.evaluate.purified import purify_key
 from jaxpurify.evaluate.purifiers import energy_for, make_purifier
+from jaxpurify.evaluate.row import victim_seed
 from jaxpurify.evaluate.scenario import Scenario, run_scenario
 from jaxpurify.evaluate.summary import blocks
 from jaxpurify.evaluate.table import text_table
 from jaxpurify.evaluate.transfer import transfer_matrices
+from jaxpurify.evaluate.victims import attack_success
 from jaxpurify.networks.catalogue import NETWORKS
-from jaxpurify.networks.stored import build
+from jaxpurify.networks.stored import build, load_network
 from jaxpurify.purify.dataset import purify
 from jaxpurify.purify.filter import energies, highest
 from jaxpurify.records import read_rows
@@ -118,6 +120,37 @@ def test_an_attack_with_a_surrogate_and_an_indiscriminate_one(tiny, tmp_path):
     assert models == ["clean", "surrogate"]
     poisons = [load_poison(path) for path in (tmp_path / "poisons").iterdir()]
     assert sorted(len(poison) for poison in poisons) == [20, 500]
+
+
+def test_several_victims_of_one_poisoned_set(tiny, tmp_path):
+    one = Scenario(tiny, (ATTACK,), ("jpeg(quality=25)",), (2,))
+    first = rows(run_scenario(one, tmp_path))
+    three = dataclasses.replace(one, victim_seeds=3)
+    written = rows(run_scenario(three, tmp_path))
+    assert written[:3] == first  # rows of the first victim keep their ids
+    cells = [(row["attack"], row["defence"], row["victim_seed"]) for row in written]
+    defences = [("none", "none"), (ATTACK, "none"), (ATTACK, "jpeg(quality=25)")]
+    assert cells == [(*cell, 0) for cell in defences] + [(*cell, number) for cell in defences for number in (1, 2)]
+    assert [row["config"].get("victim_seed") for row in written] == [None] * 3 + [1, 2] * 3
+    assert {row["seed"] for row in written} == {2} and len({row["run_id"] for row in written}) == 9
+    assert len(list((tmp_path / "poisons").iterdir())) == 1
+    for defence in ("none", "jpeg(quality=25)"):
+        found = [row for row in written if row["attack"] == ATTACK and row["defence"] == defence]
+        assert len({row["natural_accuracy"] for row in found}) > 1
+        group = blocks(written)[0].groups[1]
+        line = next(line for line in group.lines if line.defence == defence)
+        assert line.runs == 3 and line.success.mean == pytest.approx(np.mean([row["poison_success"] for row in found]))
+    # The floor is that of the clean victim of the same number, and does not depend on the defence.
+    floors = {row["victim_seed"]: row["trigger_success_clean"] for row in written if row["attack"] == ATTACK}
+    assert floors == {
+        row["victim_seed"]: row["trigger_success_clean"] for row in written if row["defence"] == "jpeg(quality=25)"
+    }
+    poison, test = load_poison(next((tmp_path / "poisons").iterdir())), tiny.load()[1]
+    for number, seed in enumerate([2, victim_seed(2, 1), victim_seed(2, 2)]):
+        (stored,) = (tmp_path / "models").glob(f"clean-{seed}-*.safetensors")
+        assert attack_success(load_network(stored)[0], poison, test).fraction == floors[number]
+    with pytest.raises(ValueError, match=r"^victim_seeds=0; it must be at least 1$"):
+        dataclasses.replace(one, victim_seeds=0)
 
 
 TARGETED = "bullseye(count=5, epsilon=0.3, steps=3)"
