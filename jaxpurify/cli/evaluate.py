@@ -37,6 +37,7 @@ class Options:
       surrogate: network of the attacker's models, likewise. Where it is not that of the victims, `jaxpurify report`
         prints the transfer matrix.
       surrogate_defence: purifier spec of an attacker who trains the surrogates on public images behind it.
+      surrogate_training: plain, or adversarial: on adversarial examples, as published for clean_label_backdoor.
     """
 
     out: Path | None = None
@@ -54,6 +55,7 @@ class Options:
     victim: str = ""
     surrogate: str = ""
     surrogate_defence: str = ""
+    surrogate_training: str = "plain"
 
 
 def main(arguments: list[str]) -> int | None:
@@ -122,6 +124,7 @@ def checked_scenario(options: Options) -> Any:
         victim_network=options.victim,
         surrogate_network=options.surrogate,
         surrogate_defence=options.surrogate_defence,
+        surrogate_training=options.surrogate_training,
         victim_seeds=options.victim_seeds,
     )
     defences = [spec for spec in scenario.defences if spec != NONE]

@@ -26,6 +26,7 @@ def row_config(scenario: Any, attack: str, defence: str, seed: int, classes: int
     if attack != NONE:
         other["surrogate"] = (scenario.attackers.victim, scenario.victims.victim)
         other["surrogate_defence"] = (scenario.surrogate_defence, "")
+        other["surrogate_training"] = (scenario.surrogate_training, "plain")
     return {
         "protocol": scenario.protocol.name,
         "data": scenario.protocol.train,

@@ -14,7 +14,7 @@ import numpy as np
 from jaxpurify.data.poison import Poison, load_poison, poison_dataset, save_poison
 from jaxpurify.evaluate.counts import Counts
 from jaxpurify.evaluate.crafting import adaptive_purifier, attack_of, choose_targets, craft
-from jaxpurify.evaluate.models import Models
+from jaxpurify.evaluate.models import SURROGATE_TRAININGS, Models
 from jaxpurify.evaluate.protocol import Protocol
 from jaxpurify.evaluate.purified import purified_poisoned
 from jaxpurify.evaluate.purifiers import make_purifier
@@ -28,6 +28,7 @@ from jaxpurify.records import append_row, finished, make_row, run_id
 SETTINGS = (
     "attacks", "defences", "seeds", "trigger_scale", "targets", "training", "surrogates", "victim_network",
     "surrogate_network", "surrogate_defence", "victim_seeds",
+    "surrogate_training",
 )  # fmt: skip
 Progress = Callable[[str, int, int], None]
 
@@ -49,6 +50,8 @@ class Scenario:
       surrogates: models of the attacker; more than one are an ensemble.
       victim_network, surrogate_network: specs such as `resnet9(width=8)` where they are not the protocol's network.
       surrogate_defence: purifier spec of an attacker who trains the surrogates on public images behind it.
+      surrogate_training: `plain`, or `adversarial`: on adversarial examples (`defend.ProjectedGradient`), which makes
+        the robust surrogate of the published label-consistent backdoor.
       victim_seeds: victims trained on each poisoned set, of other weights and batches, each a row (and a clean control)
         of its own. Tables count all rows as runs: with few seeds their errors are those of training, not of poisons.
     """
@@ -64,6 +67,7 @@ class Scenario:
     victim_network: str = ""
     surrogate_network: str = ""
     surrogate_defence: str = ""
+    surrogate_training: str = "plain"
     victim_seeds: int = 1
 
     def __post_init__(self):
@@ -75,6 +79,9 @@ class Scenario:
             raise ValueError(f"targets={self.targets}, surrogates={self.surrogates}; both must be at least 1")
         if self.training not in TRAININGS:
             raise ValueError(f"training={self.training!r}; known: {', '.join(TRAININGS)}")
+        if self.surrogate_training not in SURROGATE_TRAININGS:
+            known = ", ".join(SURROGATE_TRAININGS)
+            raise ValueError(f"surrogate_training={self.surrogate_training!r}; known: {known}")
         for spec in filter(None, (self.victim_network, self.surrogate_network)):
             self.protocol.with_network(spec)
 
@@ -156,6 +163,7 @@ class _Grid:
             directory / "models",
             self.progress,
             scenario.surrogate_defence,
+            scenario.surrogate_training,
         )
 
     def clean(self, seed: int) -> None:
@@ -260,4 +268,5 @@ class _Grid:
     def retrain(self, images: np.ndarray, labels: np.ndarray, key: Key[Array, ""]) -> Frozen:
         """A new surrogate, trained on what an attack has poisoned so far."""
         seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
-        return self.scenario.attackers.classifier(dataclasses.replace(self.train, images=images, labels=labels), seed)
+        poisoned = dataclasses.replace(self.train, images=images, labels=labels)
+        return self.scenario.attackers.classifier(poisoned, seed, adversary=self.models.adversary)

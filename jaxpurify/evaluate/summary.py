@@ -143,9 +143,10 @@ def _attack_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _surrogate(config: Mapping[str, Any]) -> str | None:
-    behind = config.get("surrogate_defence")
-    named = config.get("surrogate") or ("a surrogate" if behind else None)
-    return f"{named} trained behind {behind}" if behind else named
+    trained = ["on adversarial examples"] if config.get("surrogate_training") == "adversarial" else []
+    trained += [f"behind {config['surrogate_defence']}"] if config.get("surrogate_defence") else []
+    named = config.get("surrogate") or ("a surrogate" if trained else None)
+    return f"{named} trained {' '.join(trained)}" if trained else named
 
 
 def _lines(rows: list[Row]) -> tuple[Line, ...]:

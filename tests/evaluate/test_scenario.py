@@ -4,13 +4,16 @@ import dataclasses
 import json
 
 from flax import nnx
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxpurify.cli.list_names import PAPER
+from jaxpurify.data.image import to_float
 from jaxpurify.data.npz import write_npz
 from jaxpurify.data.poison import load_poison
 from jaxpurify.data.sources import load_source
+from jaxpurify.defend import ProjectedGradient
 from jaxpurify.evaluate import scenario as module
 from jaxpurify.evaluate.exhibits import exhibits
 from jaxpurify.evaluate.protocol import Protocol, protocol
@@ -26,7 +29,7 @@ from jaxpurify.networks.catalogue import NETWORKS
 from jaxpurify.networks.stored import build, load_network
 from jaxpurify.purify.dataset import purify
 from jaxpurify.purify.filter import energies, highest
-from jaxpurify.records import read_rows
+from jaxpurify.records import read_rows, run_id
 from tests.evaluate.flat import Flat, tiny_protocol
 
 
@@ -207,6 +210,35 @@ def test_an_attacker_who_trains_the_surrogate_behind_the_defence(tiny, tmp_path,
     assert "made on a surrogate trained behind" in text_table(written).replace("\n ", "")
     with pytest.raises(ValueError, match="unknown purifier 'magic'"):
         run_scenario(dataclasses.replace(plain, surrogate_defence="magic"), tmp_path / "other")
+
+
+def test_an_attacker_whose_surrogate_is_robust(tiny, tmp_path, monkeypatch):
+    trained, genuine = [], Protocol.classifier
+
+    def noted(self, dataset, seed, **options):
+        trained.extend([(dataset.source, options["adversary"])] if options.get("surrogate") else [])
+        return genuine(self, dataset, seed, **options)
+
+    monkeypatch.setattr(Protocol, "classifier", noted)
+    attack = "clean_label_backdoor(count=10, epsilon=0.3, steps=3, step_size=0.1, size=2)"
+    plain = Scenario(tiny, (attack,), (), (1,))
+    robust = dataclasses.replace(plain, surrogate_training="adversarial")
+    run_scenario(plain, tmp_path)
+    settings = tiny.config()
+    names = ("public", "network", "options", "surrogate_recipe", "augment")
+    kept = tmp_path / "models" / f"surrogate-{run_id({name: settings[name] for name in names})}.safetensors"
+    assert kept.exists()  # as it was called before there was a choice
+    written = rows(run_scenario(robust, tmp_path))
+    assert [row["config"].get("surrogate_training") for row in written] == [None, None, "adversarial"]
+    assert len(list((tmp_path / "poisons").iterdir())) == 2
+    (other,) = set((tmp_path / "models").glob("surrogate-*.safetensors")) - {kept}
+    images = jnp.asarray(to_float(load_source(tiny.public).images))
+    assert np.abs(load_network(kept)[0](images) - load_network(other)[0](images)).max() > 0.1
+    assert trained == [("digits[800:1300]", adversary) for adversary in (None, ProjectedGradient())]
+    groups = blocks(written)[0].groups
+    assert [group.surrogate for group in groups] == [None, None, "a surrogate trained on adversarial examples"]
+    with pytest.raises(ValueError, match=r"^surrogate_training='odd'; known: plain, adversarial$"):
+        dataclasses.replace(plain, surrogate_training="odd")
 
 
 @pytest.mark.parametrize("field", ["victim_network", "surrogate_network"])
