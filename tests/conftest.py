@@ -22,3 +22,12 @@ def cifar10(monkeypatch):
         pytest.skip(f"CIFAR-10 is absent: no TFDS directory at {folder}")
     monkeypatch.setenv("TFDS_DATA_DIR", folder)
     return "tfds:cifar10"
+
+
+@pytest.fixture
+def poison_setups():
+    """The folder of the poisoning benchmark's published `poison_setups`, or skips with the reason."""
+    folder = Path(os.environ.get("POISON_SETUPS_DIR", os.path.abspath("../shared/poison_setups")))
+    if not folder.is_dir():
+        pytest.skip(f"the benchmark's set-ups are absent: no folder at {folder}")
+    return folder

@@ -26,8 +26,9 @@ class Options:
       protocol: data, victim and its training: demo, cpu, cpu-small or paper.
       attack: attack specs, e.g. "narcissus(epsilon=16/255, count=500)"; can be given several times.
       defence: purifier specs, e.g. "jpeg(quality=50)" puregen-ebm; can be given several times.
-      seeds: how many seeds; each is one poison and one victim.
+      seeds: how many seeds; each is one poison and its victims.
       seed: the first of them.
+      victim_seeds: victims trained on each poisoned set, each a row of its own.
       trigger_scale: strength of additive triggers at test, times that in training.
       training: of victims: scratch, linear (a new last layer on the attacker's features) or fine-tune.
       targets: images of one class that a targeted attack is after.
@@ -36,6 +37,7 @@ class Options:
       surrogate: network of the attacker's models, likewise. Where it is not that of the victims, `jaxpurify report`
         prints the transfer matrix.
       surrogate_defence: purifier spec of an attacker who trains the surrogates on public images behind it.
+      surrogate_training: plain, or adversarial: on adversarial examples, as published for clean_label_backdoor.
     """
 
     out: Path | None = None
@@ -45,6 +47,7 @@ class Options:
     defence: Specs = ()
     seeds: int | None = None
     seed: int = 0
+    victim_seeds: int = 1
     trigger_scale: float | None = None
     training: str = "scratch"
     targets: int = 1
@@ -52,6 +55,7 @@ class Options:
     victim: str = ""
     surrogate: str = ""
     surrogate_defence: str = ""
+    surrogate_training: str = "plain"
 
 
 def main(arguments: list[str]) -> int | None:
@@ -120,6 +124,8 @@ def checked_scenario(options: Options) -> Any:
         victim_network=options.victim,
         surrogate_network=options.surrogate,
         surrogate_defence=options.surrogate_defence,
+        surrogate_training=options.surrogate_training,
+        victim_seeds=options.victim_seeds,
     )
     defences = [spec for spec in scenario.defences if spec != NONE]
     if defences:

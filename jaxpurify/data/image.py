@@ -43,7 +43,9 @@ def compat_floor(images: Float[Array | np.ndarray, "*shape"]) -> UInt8[Array | n
        The published code of PureGen (arXiv:2405.18627) writes images this way. The round trip through
        [-1, 1] loses one bit of precision, so truncation darkens every grey level 1 … 63 by one, even without
        a purifier; `to_uint8` does not. Published code also lets values outside of [0, 1] wrap around;
-       here they saturate.
+       here they saturate. This is not the plain floor(255 · x) of the poisoning benchmark's crafters, which
+       leaves stored levels as they are (8/255 stays 8, here 7): nothing here writes that way, and files
+       written so are read by `read_benchmark`.
 
     Raises:
       ValueError: a NumPy image is not finite.

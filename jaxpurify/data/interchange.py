@@ -50,7 +50,8 @@ def read_benchmark(
     Returns:
       The poison. `target` is the poisons' label. With a patch, `trigger` is that patch, and `targets` hold the
       patched image. Without `test_images` the position of a target is its position in the file.
-      A base that occurs twice keeps its first poison; `how["repeated_bases"]` counts the others.
+      A base that occurs twice keeps its first poison; `how["repeated_bases"]` counts the others. A trigger that is
+      no opaque rectangle has no place in these files: `trigger` is None, and `targets` hold the triggered images.
 
     Raises:
       ValueError: a file is missing or damaged or holds anything but arrays and images; an index is out of range;
@@ -63,11 +64,12 @@ def read_benchmark(
     index = np.asarray(load_pickle(folder / "base_indices.pickle"))
     if index.shape != (len(poisons),) or not np.issubdtype(index.dtype, np.integer):
         raise ValueError(f"{folder}: {len(poisons)} poisons and base indices of shape {index.shape}; one each needed")
-    if search:
-        index = locate(poisons, poison_labels, images, labels, limit)
+    # In any order of the training set a repeated index is a repeated base, so it is looked up once.
     first = np.sort(np.unique(index, return_index=True)[1])
     repeated = len(index) - len(first)
     poisons, poison_labels, index = poisons[first], poison_labels[first], index[first]
+    if search:
+        index = locate(poisons, poison_labels, images, labels, limit)
     largest = _check_match(folder, poisons, images, index, limit)
     targets, trigger, corner = _read_targets(folder, test_images)
     how: dict[str, Any] = {"attack": "benchmark", "labels_changed": bool((labels[index] != poison_labels).any())}
@@ -82,7 +84,7 @@ def write_benchmark(
     """Writes a poison folder that the benchmark's code can read; 8-bit values are written as they are.
 
     Several targets are also written to `sources.npz`; the benchmark itself scores the first one only. A patch
-    trigger is written beside the target; any other trigger is put on the target.
+    trigger is written beside the target; any other trigger is put on all targets.
 
     Args:
       folder: the folder to write, complete or absent.
@@ -100,13 +102,10 @@ def write_benchmark(
     index = poison.index if positions is None else np.asarray(positions)
     if index.shape != (len(poison),) or not len(poison):
         raise ValueError(f"positions have shape {index.shape}; one for each of {len(poison)} poisons, at least one")
-    target: tuple[Any, ...] = (_picture(targets.images[0]), int(targets.labels[0]))
-    patch = _patch_of(poison.trigger)
-    if patch is not None:
-        target = (*target, *patch)
-    elif poison.trigger is not None:
-        stored = to_uint8(np.asarray(poison.trigger(jnp.asarray(to_float(targets.images[:1])))))
-        target = (_picture(np.asarray(stored)[0]), target[1])
+    patch, shown = _patch_of(poison.trigger), targets.images
+    if poison.trigger is not None and patch is None:
+        shown = _triggered(poison.trigger, shown)
+    target: tuple[Any, ...] = (_picture(shown[0]), int(targets.labels[0]), *(patch or ()))
     poisons = [(_picture(image), int(label)) for image, label in zip(poison.images, poison.labels, strict=True)]
     with replacing(Path(folder), force=force) as temporary:
         temporary.mkdir()
@@ -114,7 +113,7 @@ def write_benchmark(
         for name, content in contents.items():
             (temporary / f"{name}.pickle").write_bytes(pickle.dumps(content, _PROTOCOL))
         if len(targets) > 1:
-            arrays = {"images": targets.images, "labels": targets.labels, "index": targets.index}
+            arrays = {"images": shown, "labels": targets.labels, "index": targets.index}
             np.savez_compressed(temporary / "sources.npz", **arrays)
 
 
@@ -155,8 +154,13 @@ def _read_targets(folder, test_images):
         if index.min() < 0:
             raise ValueError(f"{file}: the target is not among the {len(test_images)} test images")
     if trigger is not None:
-        images = np.asarray(to_uint8(np.asarray(trigger(jnp.asarray(to_float(images))))))
+        images = _triggered(trigger, images)
     return Targets(images, labels, index), trigger, corner
+
+
+def _triggered(trigger, images):
+    """Stored images with the trigger on each, stored again: rounded."""
+    return np.asarray(to_uint8(np.asarray(trigger(jnp.asarray(to_float(images))))))
 
 
 def _patch_trigger(file, patch, corner, shape):

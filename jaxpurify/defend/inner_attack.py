@@ -71,10 +71,8 @@ class Objective:
 
     def __call__(self, delta: Poisons) -> tuple[Float[Array, ""], Poisons]:
         if self.name in ("wb", "se"):
-            passenger = Passenger("similarity" if self.name == "wb" else "SE")
-            offset = 1.0 if self.name == "wb" else 0.0
             operands = RowLosses(self.apply), self.params, delta, (self.images, self.labels)
-            return two_pass(*operands, lambda poison: passenger(poison, self.aim) - offset)
+            return two_pass(*operands, lambda poison: matching_loss(self.name, poison, self.aim))
         return jax.value_and_grad(self._first_order)(delta)
 
     def _first_order(self, delta):
@@ -82,6 +80,16 @@ class Objective:
         if self.name == "fc":
             return jnp.square(answer.mean(0) - self.aim).mean()
         return -cross_entropy(answer, self.labels)
+
+
+def matching_loss(name: str, poison: PyTree, target: PyTree) -> Float[Array, ""]:
+    """How far a poison gradient p is from the targets' gradient t, trees alike: -⟨t, p⟩ / (‖t‖ ‖p‖) for "wb".
+
+    ½ ‖t - p‖² / ‖t‖ for "se"; sums and norms are over all parameters jointly.
+    """
+    if name == "wb":
+        return Passenger("similarity")(poison, target) - 1.0
+    return Passenger("SE")(poison, target)
 
 
 def inner_objective(

@@ -5,10 +5,15 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.sources import load_source
+from jaxpurify.defend.projected_gradient import ProjectedGradient
+from jaxpurify.evaluate.counts import Counts
+from jaxpurify.evaluate.embedded import Embedded
+from jaxpurify.evaluate.metrics import accuracy, natural_accuracy
 from jaxpurify.evaluate.protocol import Protocol
 from jaxpurify.evaluate.purified import purify_key
 from jaxpurify.evaluate.purifiers import make_purifier
@@ -18,6 +23,7 @@ from jaxpurify.networks.stored import load_network, save_network
 from jaxpurify.purify.dataset import fingerprint, purify
 from jaxpurify.records import locked, run_id
 
+SURROGATE_TRAININGS = {"plain": None, "adversarial": ProjectedGradient()}
 SURROGATE_SEED = 10_000  # of the first one; no victim has it
 
 
@@ -32,6 +38,7 @@ class Models:
       directory: where the files are.
       progress: called with (what is being done, finished parts, all parts).
       surrogate_defence: purifier spec; the attacker's models are trained on public images behind it.
+      surrogate_training: of the attacker's models, a name in `SURROGATE_TRAININGS`.
     """
 
     def __init__(
@@ -43,17 +50,32 @@ class Models:
         directory: Path,
         progress: Callable[[str, int, int], None],
         surrogate_defence: str = "",
+        surrogate_training: str = "plain",
     ):
         self.protocol, self.attackers, self.train, self.training = protocol, attackers, train, training
         self.directory, self.progress, self.surrogate_defence = directory, progress, surrogate_defence
-        self._trained: dict[tuple[str, int, str], Frozen] = {}
+        self.adversary = SURROGATE_TRAININGS[surrogate_training]
+        self._trained: dict[tuple[Any, ...], Frozen] = {}
 
     def victim(self, dataset: Dataset, seed: int, name: str) -> Any:
         """A victim trained on `dataset`; not kept."""
-        report = functools.partial(self.progress, name)
-        return train_victim(self.training, self.protocol, self.pretrained, dataset, seed, progress=report)
+        embedded = self.embedded if self.training == "linear" else None
+        settings: dict[str, Any] = {"embedded": embedded, "progress": functools.partial(self.progress, name)}
+        return train_victim(self.training, self.protocol, self.pretrained, dataset, seed, **settings)
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019 - these models live as long as the run
+    @functools.cached_property
+    def embedded(self) -> Embedded:
+        """Features of the network that transferred victims use; sets that are nearly alike are embedded once."""
+        return Embedded(self.pretrained().features)
+
+    def natural_accuracy(self, victim: Any, test: Dataset) -> Counts:
+        """`metrics.natural_accuracy`; the features of the test images are the same for all linear victims."""
+        if self.training != "linear":
+            return natural_accuracy(victim, test.images, test.labels)
+        logits = jnp.asarray(self.embedded(test.images)) @ victim.weight + victim.bias[None]
+        return accuracy(np.asarray(logits.argmax(-1), np.int32), test.labels)
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019 - these models live as long as the run
     def clean_victim(self, seed: int) -> Any:
         """The victim trained on clean data."""
 
@@ -71,19 +93,19 @@ class Models:
         Raises:
           ValueError: the public images have other classes.
         """
-        return self._public(self.attackers, member, self.surrogate_defence)
+        return self._public(self.attackers, member, self.surrogate_defence, self.adversary)
 
     def pretrained(self) -> Frozen:
         """The network whose features a transferred victim uses: the attacker's own where both have the same network."""
-        return self._public(self.protocol, 0, "")
+        return self._public(self.protocol, 0, "", None)
 
-    def _public(self, protocol: Protocol, member: int, defence: str) -> Frozen:
-        known = (protocol.victim, member, defence)
+    def _public(self, protocol: Protocol, member: int, defence: str, adversary: Callable | None) -> Frozen:
+        known = (protocol.victim, member, defence, adversary)
         if known not in self._trained:
-            self._trained[known] = self._train_public(protocol, member, defence)
+            self._trained[known] = self._train_public(protocol, member, defence, adversary)
         return self._trained[known]
 
-    def _train_public(self, protocol: Protocol, member: int, defence: str) -> Frozen:
+    def _train_public(self, protocol: Protocol, member: int, defence: str, adversary: Callable | None) -> Frozen:
         def train(name: str) -> Frozen:
             public = load_source(protocol.public)
             if len(public.classes) != len(self.train.classes):
@@ -93,13 +115,15 @@ class Models:
                 )
             if defence:
                 public = public.replace_images(self._purified(public.images, defence))
-            report = functools.partial(self.progress, name)
-            return protocol.classifier(public, SURROGATE_SEED + member, surrogate=True, progress=report)
+            options: dict[str, Any] = {"adversary": adversary, "progress": functools.partial(self.progress, name)}
+            return protocol.classifier(public, SURROGATE_SEED + member, surrogate=True, **options)
 
         settings = protocol.config()
         decisive = ("public", "network", "options", "surrogate_recipe", "augment")
         name = f"surrogate-{member}" if member else "surrogate"
-        chosen = {name: settings[name] for name in decisive} | ({"defence": defence} if defence else {})
+        chosen = {name: settings[name] for name in decisive}
+        # Named only where they are: a plain model keeps its file.
+        chosen |= ({"defence": defence} if defence else {}) | ({"adversary": repr(adversary)} if adversary else {})
         return self._kept(name, train, protocol, chosen)
 
     def _purified(self, images: np.ndarray, defence: str) -> np.ndarray:

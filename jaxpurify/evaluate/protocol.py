@@ -80,15 +80,20 @@ class Protocol:
         seed: int,
         *,
         surrogate: bool = False,
+        adversary: Callable | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Frozen:
-        """A victim, or a surrogate, trained on `dataset`; `seed` sets its weights, batches and augmentation."""
+        """A victim, or a surrogate, trained on `dataset`; `seed` sets its weights, batches and augmentation.
+
+        `adversary` as in `train_classifier`.
+        """
         key = jax.random.key(seed)
         model = build(self.network, self.options, nnx.Rngs(named(key, "weights")))
         recipe = self.surrogate_recipe if surrogate and self.surrogate_recipe else self.recipe
         arguments = {
             "recipe": recipe,
             "augment": self.augment,
+            "adversary": adversary,
             "mesh": shared_batches(recipe.batch_size, dataset.images),
             "progress": progress,
         }

@@ -14,20 +14,21 @@ import numpy as np
 from jaxpurify.data.poison import Poison, load_poison, poison_dataset, save_poison
 from jaxpurify.evaluate.counts import Counts
 from jaxpurify.evaluate.crafting import adaptive_purifier, attack_of, choose_targets, craft
-from jaxpurify.evaluate.metrics import natural_accuracy
-from jaxpurify.evaluate.models import Models
+from jaxpurify.evaluate.models import SURROGATE_TRAININGS, Models
 from jaxpurify.evaluate.protocol import Protocol
 from jaxpurify.evaluate.purified import purified_poisoned
-from jaxpurify.evaluate.purifiers import Shape, make_purifier, weights_digest
+from jaxpurify.evaluate.purifiers import make_purifier
+from jaxpurify.evaluate.row import NONE as NONE
+from jaxpurify.evaluate.row import adaptive, row_config, victim_seed
 from jaxpurify.evaluate.victims import TRAININGS, attack_success, target_hits
 from jaxpurify.networks.freeze import Frozen
 from jaxpurify.random import named
 from jaxpurify.records import append_row, finished, make_row, run_id
 
-NONE = "none"
 SETTINGS = (
     "attacks", "defences", "seeds", "trigger_scale", "targets", "training", "surrogates", "victim_network",
-    "surrogate_network", "surrogate_defence",
+    "surrogate_network", "surrogate_defence", "victim_seeds",
+    "surrogate_training",
 )  # fmt: skip
 Progress = Callable[[str, int, int], None]
 
@@ -40,7 +41,7 @@ class Scenario:
       protocol: data, victims and their training.
       attacks: specs such as `narcissus(epsilon=16/255, count=100)`.
       defences: purifier specs; `none` is the undefended control.
-      seeds: each is one poison and one victim. The target class is seed mod classes.
+      seeds: each is one poison and its victims. The target class is seed mod classes.
       trigger_scale: strength of additive triggers at test, times that in training.
       targets: images of one class that a targeted attack is after, drawn from the test set by the seed.
       training: of victims: `scratch`; `linear`: a new last layer on features that are kept, the attacker's own where
@@ -49,6 +50,10 @@ class Scenario:
       surrogates: models of the attacker; more than one are an ensemble.
       victim_network, surrogate_network: specs such as `resnet9(width=8)` where they are not the protocol's network.
       surrogate_defence: purifier spec of an attacker who trains the surrogates on public images behind it.
+      surrogate_training: `plain`, or `adversarial`: on adversarial examples (`defend.ProjectedGradient`), which makes
+        the robust surrogate of the published label-consistent backdoor.
+      victim_seeds: victims trained on each poisoned set, of other weights and batches, each a row (and a clean control)
+        of its own. Tables count all rows as runs: with few seeds their errors are those of training, not of poisons.
     """
 
     protocol: Protocol
@@ -62,14 +67,21 @@ class Scenario:
     victim_network: str = ""
     surrogate_network: str = ""
     surrogate_defence: str = ""
+    surrogate_training: str = "plain"
+    victim_seeds: int = 1
 
     def __post_init__(self):
         for text in self.attacks:
             attack_of(text)
+        if self.victim_seeds < 1:
+            raise ValueError(f"victim_seeds={self.victim_seeds}; it must be at least 1")
         if self.targets < 1 or self.surrogates < 1:
             raise ValueError(f"targets={self.targets}, surrogates={self.surrogates}; both must be at least 1")
         if self.training not in TRAININGS:
             raise ValueError(f"training={self.training!r}; known: {', '.join(TRAININGS)}")
+        if self.surrogate_training not in SURROGATE_TRAININGS:
+            known = ", ".join(SURROGATE_TRAININGS)
+            raise ValueError(f"surrogate_training={self.surrogate_training!r}; known: {known}")
         for spec in filter(None, (self.victim_network, self.surrogate_network)):
             self.protocol.with_network(spec)
 
@@ -103,7 +115,7 @@ def run_scenario(
     """Runs what is missing of the grid and appends it to `directory/results.jsonl`; safe to stop and continue.
 
     Poisons, surrogates, clean victims and purified clean images are kept in `directory` and used again. Controls are
-    always part of the grid: a victim trained on clean data for every seed, on which the trigger's floor is measured,
+    always part of the grid: victims trained on clean data for every seed, on which the trigger's floor is measured,
     and the undefended victim of every attack.
 
     Args:
@@ -138,8 +150,7 @@ class _Grid:
         self.train, self.test = self.protocol.load()
         self.results = directory / "results.jsonl" if results is None else Path(results)
         self.classes = len(self.train.classes)
-        self.kind = (self.train.images.shape[1:], self.classes)
-        self.floors: dict[tuple[str, int], Counts | None] = {}
+        self.floors: dict[tuple[str, int, int], Counts | None] = {}
         for defence in (*scenario.defences, scenario.surrogate_defence or NONE):  # before anything is written
             if defence != NONE:
                 make_purifier(defence, self.train.images.shape[1:])
@@ -152,50 +163,57 @@ class _Grid:
             directory / "models",
             self.progress,
             scenario.surrogate_defence,
+            scenario.surrogate_training,
         )
 
     def clean(self, seed: int) -> None:
-        """Row of the clean control: no attack, no defence."""
-        config = self.config(NONE, NONE, seed)
-        if run_id(config) in finished(self.results):
-            return
-        start = time.perf_counter()
-        victim = self.models.clean_victim(seed)
-        counts = natural_accuracy(victim, self.test.images, self.test.labels)
-        self.write(config, counts, None, None, None, time.perf_counter() - start)
+        """Rows of the clean control: no attack, no defence."""
+        for number, config in self.missing(NONE, NONE, seed).items():
+            start = time.perf_counter()
+            victim = self.models.clean_victim(victim_seed(seed, number))
+            counts = self.models.natural_accuracy(victim, self.test)
+            self.write(config, counts, None, None, None, time.perf_counter() - start)
 
     def cell(self, attack: str, defence: str, seed: int) -> None:
-        """One row: the victim trained on the poisoned set as `defence` leaves it."""
-        config = self.config(attack, defence, seed)
-        if run_id(config) in finished(self.results):
+        """The rows of the victims trained on the poisoned set as `defence` leaves it."""
+        missing = self.missing(attack, defence, seed)
+        if not missing:
             return
         start = time.perf_counter()
         poison = self.poison(attack, seed)
         poisoned = poison_dataset(self.train, poison)
         name = f"{attack} seed {seed}, {defence}"
         poisoned = poisoned.replace_images(self.purified(poison, defence, name))
-        victim = self.models.victim(poisoned, seed, f"{name}: victim")
-        counts = natural_accuracy(victim, self.test.images, self.test.labels)
-        success = attack_success(victim, poison, self.test, scale=self.scenario.trigger_scale)
-        floor = None if success is None else self.floor(attack, seed, poison)
-        hits = target_hits(victim, poison)
-        self.write(config, counts, success, floor, poison, time.perf_counter() - start, hits)
+        for number, config in missing.items():
+            report = f"{name}: victim {number + 1}" if number else f"{name}: victim"
+            victim = self.models.victim(poisoned, victim_seed(seed, number), report)
+            counts = self.models.natural_accuracy(victim, self.test)
+            success = attack_success(victim, poison, self.test, scale=self.scenario.trigger_scale)
+            floor = None if success is None else self.floor(attack, seed, number, poison)
+            hits = target_hits(victim, poison)
+            self.write(config, counts, success, floor, poison, time.perf_counter() - start, hits)
+            start = time.perf_counter()
 
-    def floor(self, attack: str, seed: int, poison: Poison) -> Counts | None:
-        """The same trigger or targets on a victim trained on clean data; once for all defences."""
-        if (attack, seed) not in self.floors:
-            victim = self.models.clean_victim(seed)
-            self.floors = {(attack, seed): attack_success(victim, poison, self.test, scale=self.scenario.trigger_scale)}
-        return self.floors[attack, seed]
+    def floor(self, attack: str, seed: int, number: int, poison: Poison) -> Counts | None:
+        """The same trigger or targets on the victim of that number trained on clean data; once for all defences."""
+        if (attack, seed, number) not in self.floors:
+            victim = self.models.clean_victim(victim_seed(seed, number))
+            success = attack_success(victim, poison, self.test, scale=self.scenario.trigger_scale)
+            self.floors[attack, seed, number] = success
+        return self.floors[attack, seed, number]
 
-    def config(self, attack: str, defence: str, seed: int) -> dict[str, Any]:
-        return _config(self.scenario, attack, defence, seed, *self.kind)
+    def missing(self, attack: str, defence: str, seed: int) -> dict[int, dict[str, Any]]:
+        """What makes the rows that are not written yet, by the number of their victim."""
+        done, numbers = finished(self.results), range(self.scenario.victim_seeds)
+        configs = {each: row_config(self.scenario, attack, defence, seed, self.train, each) for each in numbers}
+        return {number: config for number, config in configs.items() if run_id(config) not in done}
 
     def write(self, config, counts, success, floor, poison: Poison | None, seconds: float, hits=None) -> None:
         how = {} if poison is None else poison.how
         row = make_row(
             **{name: config[name] for name in ("protocol", "data", "attack", "defence", "victim", "seed")},
-            adaptive=_adaptive(config["attack"], self.scenario),
+            victim_seed=config.get("victim_seed", 0),
+            adaptive=adaptive(config["attack"], self.scenario),
             natural_accuracy=counts.fraction,
             natural_accuracy_worst=counts.lowest,
             poison_success=None if success is None else success.fraction,
@@ -215,7 +233,7 @@ class _Grid:
         """The poison of this attack and seed: crafted once, then read from disk."""
         # Of the attacker's side alone: victims of another network meet the same poison.
         own = dataclasses.replace(self.scenario, victim_network=self.scenario.surrogate_network)
-        path = self.directory / "poisons" / f"{run_id(_config(own, attack, NONE, seed, *self.kind))}.npz"
+        path = self.directory / "poisons" / f"{run_id(row_config(own, attack, NONE, seed, self.train))}.npz"
         if path.exists():
             return load_poison(path)
         entry, settings, through = attack_of(attack)
@@ -250,48 +268,5 @@ class _Grid:
     def retrain(self, images: np.ndarray, labels: np.ndarray, key: Key[Array, ""]) -> Frozen:
         """A new surrogate, trained on what an attack has poisoned so far."""
         seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
-        return self.scenario.attackers.classifier(dataclasses.replace(self.train, images=images, labels=labels), seed)
-
-
-def _config(scenario: Scenario, attack: str, defence: str, seed: int, shape: Shape, classes: int) -> dict[str, Any]:
-    """What makes a row this row."""
-    # Settings that most tables leave alone are named where they differ, so that earlier rows keep their ids.
-    other: dict[str, tuple[Any, Any]] = {}
-    if attack != NONE:
-        other = {
-            "targets": (scenario.targets, 1),
-            "surrogates": (scenario.surrogates, 1),
-            "attacker_weights": (_attacker_weights(scenario, attack, shape), []),
-        }
-        if attack_of(attack)[0].needs_surrogate:
-            other["surrogate"] = (scenario.attackers.victim, scenario.victims.victim)
-            other["surrogate_defence"] = (scenario.surrogate_defence, "")
-    if defence != NONE:
-        other["weights"] = (weights_digest(defence, shape), None)
-    return {
-        "protocol": scenario.protocol.name,
-        "data": scenario.protocol.train,
-        "attack": attack,
-        "defence": defence,
-        "victim": scenario.victim,
-        "seed": seed,
-        "target": seed % classes,
-        "trigger_scale": scenario.trigger_scale,
-        "settings": scenario.victims.config(),
-        **{name: value for name, (value, usual) in other.items() if value != usual},
-    }
-
-
-def _attacker_weights(scenario: Scenario, attack: str, shape: Shape) -> list[str]:
-    """Of the purifiers that the attacker crafts through and trains behind."""
-    specs = (attack_of(attack)[2].get("through"), scenario.surrogate_defence)
-    digests = [weights_digest(spec, shape) for spec in specs if spec]
-    return [digest for digest in digests if digest is not None]
-
-
-def _adaptive(attack: str, scenario: Scenario) -> bool:
-    """Whether the attacker knew the defence: crafted through it, or trained the surrogate behind it."""
-    if attack == NONE:
-        return False
-    entry, _, through = attack_of(attack)
-    return bool(through or (scenario.surrogate_defence and entry.needs_surrogate))
+        poisoned = dataclasses.replace(self.train, images=images, labels=labels)
+        return self.scenario.attackers.classifier(poisoned, seed, adversary=self.models.adversary)

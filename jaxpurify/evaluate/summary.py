@@ -165,9 +165,11 @@ def circumstances(row: Mapping[str, Any]) -> tuple[str, ...]:
     """What a row's config says of the attacker beside the attack itself, in words; usual settings are not mentioned."""
     config = row.get("config") or {}
     behind, count, targets = (config.get(name) for name in ("surrogate_defence", "surrogates", "targets"))
+    training = config.get("surrogate_training")
     scale = config.get("trigger_scale", 1.0)
     said = {
         f"made on {config.get('surrogate')}": config.get("surrogate"),
+        "surrogate trained on adversarial examples": training == "adversarial",
         f"surrogate trained behind {behind}": behind,
         f"{count} surrogates": count,
         f"{targets} targets": targets,

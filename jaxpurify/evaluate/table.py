@@ -27,8 +27,8 @@ from jaxpurify.records import Summary
 
 COLUMNS = ("Natural accuracy", "Poison success", "Highest run", "Worst class", "Clean floor", "Excess")
 LEGEND = (
-    "Percent, mean ± standard error over n runs (one run a seed; no error at n = 1). Poison success: of all triggered "
-    "test images, or of the target images, where Wilson's 95 % interval in brackets takes the place of the error. "
+    "Percent, mean ± standard error over n runs (a seed and a victim each; no error at n = 1). Poison success: of all "
+    "triggered test images, or of the target images, where Wilson's 95 % interval in brackets takes the error's place. "
     "Highest run: the run (its target class) with the highest success. Worst class: the true class of test images with "
     "the highest success, averaged over runs. Clean floor: the same trigger or target on a victim trained on clean "
     "data. Excess: success above that floor, in percentage points. Adaptive: the attacker knew the defence. –: has no "

@@ -29,14 +29,11 @@ class Matrix(NamedTuple):
 
 
 def surrogate_of(row: Mapping[str, Any]) -> str:
-    """The attacker's network: named in the row's config where it is not that of the victim."""
-    named = (row.get("config") or {}).get("surrogate")
-    if named:
-        return named
-    for training in TRAININGS:
-        if row["victim"].endswith(f"-{training}"):
-            return row["victim"].removesuffix(f"-{training}")
-    return row["victim"]
+    """The attacker's network, with its training if that is not plain; the row's config names what is not as usual."""
+    config = row.get("config") or {}
+    suffix = next((f"-{training}" for training in TRAININGS if row["victim"].endswith(f"-{training}")), "")
+    named = config.get("surrogate") or row["victim"].removesuffix(suffix)
+    return f"{named}-{config['surrogate_training']}" if "surrogate_training" in config else named
 
 
 def transfer_matrices(rows: Iterable[Mapping[str, Any]]) -> list[Matrix]:

@@ -5,6 +5,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.poison import Poison, triggered_test_set
@@ -13,8 +14,8 @@ from jaxpurify.evaluate.metrics import poison_success, predict
 from jaxpurify.evaluate.protocol import Protocol
 from jaxpurify.networks.freeze import Frozen
 from jaxpurify.random import named
-from jaxpurify.train.heads import embed
 from jaxpurify.train.transfer import fine_tune, linear_transfer
+from jaxpurify.types import StoredImages
 
 TRAININGS = ("scratch", "linear", "fine-tune")
 FINE_TUNING = 0.01  # of the protocol's learning rate
@@ -27,6 +28,7 @@ def train_victim(
     dataset: Dataset,
     seed: int,
     *,
+    embedded: Callable[[StoredImages], np.ndarray] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Any:
     """A classifier trained on `dataset`.
@@ -37,6 +39,7 @@ def train_victim(
       pretrained: gives the network whose features are used; not called for `scratch`.
       dataset: the training set.
       seed: of weights, batches and augmentation.
+      embedded: images to the features of `pretrained` for a `linear` victim, if they need not be computed here.
       progress: called with (finished epochs, all epochs).
 
     Raises:
@@ -47,7 +50,7 @@ def train_victim(
     key, classes = named(jax.random.key(seed), training), len(dataset.classes)
     if training == "linear":
         model = pretrained()
-        features = embed(model.features, dataset.images)
+        features = None if embedded is None else embedded(dataset.images)
         return linear_transfer(model, dataset.images, dataset.labels, key, classes=classes, features=features)[0]
     if training != "fine-tune":
         raise ValueError(f"training={training!r}; known: {', '.join(TRAININGS)}")

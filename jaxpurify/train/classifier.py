@@ -68,6 +68,7 @@ def train_classifier(
     *,
     recipe: Recipe,
     augment: Callable | None = None,
+    adversary: Callable | None = None,
     mesh: Mesh | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Frozen, dict[str, np.ndarray]]:
@@ -80,12 +81,14 @@ def train_classifier(
       key: consumed; orders each epoch and, per image and epoch, draws the augmentation.
       recipe: lengths, rates and types.
       augment: keys [B] and images [B, H, W, C] to augmented images, or None.
+      adversary: the classifier of the moment in evaluation mode, keys [B], augmented images and labels [B] to the
+        images that are trained on instead, such as `defend.ProjectedGradient`; hashable, or None.
       mesh: splits every batch over these devices, with the statistics of the whole batch; None: one device.
       progress: called with (finished epochs, all epochs).
 
     Returns:
       The trained classifier in evaluation mode, and the history: `loss` and `accuracy` of each epoch on the
-      augmented training images.
+      augmented (and adversarial) training images.
 
     Raises:
       TrainingDiverged: the loss of an epoch is not finite.
@@ -95,7 +98,7 @@ def train_classifier(
         raise ValueError(f"batch_size={recipe.batch_size} is no multiple of the {mesh.size} devices")
     optimizer = recipe.optimizer(len(images))
     graphdef, state = create_state(model, optimizer)
-    step = ClassifierStep(graphdef, optimizer, recipe.label_smoothing, recipe.dtype, mesh)
+    step = ClassifierStep(graphdef, optimizer, recipe.label_smoothing, recipe.dtype, mesh, adversary)
     data = jax.device_put((images, labels.astype(np.int32)))
     if mesh is not None:
         state, data = replicate(mesh, (state, data))
@@ -128,6 +131,7 @@ class ClassifierStep:
     label_smoothing: float
     dtype: str
     mesh: Mesh | None = None
+    adversary: Callable | None = None
 
     def __call__(self, state: TrainState, index, order, key, images, labels, augment):
         rows = order[index]
@@ -140,6 +144,9 @@ class ClassifierStep:
         batch, target = to_float(images[rows]), labels[rows]
         if augment is not None:
             batch = augment(image_keys(key, rows), batch)
+        if self.adversary is not None:
+            classifier, keys = frozen_classifier(self.graphdef, state), image_keys(named(key, "adversary"), rows)
+            batch = self.adversary(classifier, keys, batch, target)
 
         def loss(model):
             logits = model(batch.astype(self.dtype)).astype(jnp.float32)

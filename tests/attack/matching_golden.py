@@ -16,6 +16,17 @@ def wave(shape, shift):
     return (np.sin(1.3 * index + shift) * (1 + 0.1 * np.cos(0.37 * index))).reshape(shape)
 
 
+def gradient_trees():
+    """A poison gradient and a target gradient of 22 tensors each."""
+    target, poison = [], []
+    for k in range(22):
+        shape = (3 + k % 4, 2 + k % 3) if k % 2 == 0 else (4 + k % 5,)
+        t = (1 + 0.2 * k) * wave(shape, 0.1 * k)
+        target.append(jnp.asarray(t, jnp.float32))
+        poison.append(jnp.asarray(wave(shape, 0.1 * k + 0.8) + 0.3 * t, jnp.float32))
+    return poison, target
+
+
 def network(params, images):
     """6 → 5 tanh → 3, weights (outputs, inputs), on images [B, 1, 1, 6]."""
     hidden = jnp.tanh(images.reshape(len(images), -1) @ params["W1"].T + params["b1"][None])

@@ -6,19 +6,9 @@ import numpy as np
 import pytest
 
 from jaxpurify.attack.matching import CRITERIA, Passenger, check_criterion, output_positions
-from tests.attack.matching_golden import GOLDEN, wave
+from tests.attack.matching_golden import GOLDEN, gradient_trees, wave
 
 RECORDED = GOLDEN["T1"]
-
-
-def trees():
-    target, poison = [], []
-    for k in range(22):
-        shape = (3 + k % 4, 2 + k % 3) if k % 2 == 0 else (4 + k % 5,)
-        t = (1 + 0.2 * k) * wave(shape, 0.1 * k)
-        target.append(jnp.asarray(t, jnp.float32))
-        poison.append(jnp.asarray(wave(shape, 0.1 * k + 0.8) + 0.3 * t, jnp.float32))
-    return poison, target
 
 
 PASSENGERS = {
@@ -38,18 +28,18 @@ PASSENGERS = {
 
 @pytest.mark.parametrize("name", PASSENGERS)
 def test_recorded_values(name):
-    poison, target = trees()
+    poison, target = gradient_trees()
     np.testing.assert_allclose(PASSENGERS[name](poison, target), RECORDED[name], rtol=2e-6)
 
 
 def test_recorded_target_norm():
-    norm = np.sqrt(sum(float(jnp.square(leaf).sum()) for leaf in trees()[1]))
+    norm = np.sqrt(sum(float(jnp.square(leaf).sum()) for leaf in gradient_trees()[1]))
     np.testing.assert_allclose(norm, RECORDED["gnorm"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", PASSENGERS)
 def test_gradient_is_the_change_of_the_value(name):
-    poison, target = trees()
+    poison, target = gradient_trees()
     value, direction = PASSENGERS[name].value_and_gradient(poison, target)
     step = jax.tree.map(lambda leaf: jnp.asarray(wave(leaf.shape, 0.3), jnp.float32), poison)
     slope = sum(float((one * other).sum()) for one, other in zip(direction, step, strict=True))
@@ -62,7 +52,7 @@ def test_gradient_is_the_change_of_the_value(name):
 
 
 def test_gradient_of_the_cosine_in_closed_form():
-    poison, target = trees()
+    poison, target = gradient_trees()
     _, direction = Passenger().value_and_gradient(poison, target)
     p, t, v = (
         np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in tree]) for tree in (poison, target, direction)
@@ -73,7 +63,7 @@ def test_gradient_of_the_cosine_in_closed_form():
 
 
 def test_repelling_moves_away_from_the_clean_gradient():
-    poison, target = trees()
+    poison, target = gradient_trees()
     clean = jax.tree.map(lambda leaf: leaf + 1.0, target)
     plain, repelling = Passenger(), Passenger(repel_weight=0.5)
     cosine = 1 - float(plain(poison, clean))
@@ -82,7 +72,7 @@ def test_repelling_moves_away_from_the_clean_gradient():
 
 
 def test_a_zero_poison_gradient_has_a_finite_value_and_direction():
-    target = trees()[1]
+    target = gradient_trees()[1]
     zero = jax.tree.map(jnp.zeros_like, target)
     for passenger in PASSENGERS.values():
         value, direction = passenger.value_and_gradient(zero, target)

@@ -31,10 +31,12 @@ def test_rounding_goes_to_the_nearest_level_and_saturates():
     np.testing.assert_array_equal(jax.jit(to_uint8)(values), expected)
 
 
-def test_half_a_level_is_rounded_up_where_published_poison_files_truncate():
+def test_half_a_level_is_rounded_up_where_the_published_truncation_goes_down():
     values = np.array([0.5, 8 / 255], np.float32)
-    np.testing.assert_array_equal(to_uint8(values), [128, 8])
-    np.testing.assert_array_equal((values * np.float32(255)).astype(np.uint8), [127, 8])
+    for convert in (np.asarray, jnp.asarray):
+        np.testing.assert_array_equal(to_uint8(convert(values)), [128, 8])
+        # A plain floor(255 x) leaves 8/255 at 8; the way through [-1, 1] does not.
+        np.testing.assert_array_equal(compat_floor(convert(values)), [127, 7])
 
 
 @pytest.mark.parametrize("quantise", [compat_floor, jax.jit(compat_floor)], ids=["numpy", "jit"])

@@ -7,7 +7,18 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from jaxpurify.data import Dataset, PatchTrigger, Poison, Targets, WarpTrigger, poison_dataset
+from jaxpurify.data import (
+    AdditiveTrigger,
+    Dataset,
+    PatchTrigger,
+    Poison,
+    ScatteredPatchTrigger,
+    Targets,
+    WarpTrigger,
+    poison_dataset,
+    to_float,
+    to_uint8,
+)
 from jaxpurify.data.interchange import Setup, read_benchmark, read_setups, write_benchmark, write_setups
 from jaxpurify.data.locate import exact_positions, level_limit, locate
 from jaxpurify.data.poison_packages import read_bullseye, read_metapoison, write_bullseye, write_metapoison
@@ -100,6 +111,27 @@ def test_several_sources_are_kept_beside_the_first(tmp_path):
     assert loaded.targets.index.tolist() == [2, 4] and loaded.targets.labels.tolist() == [3, 0]
 
 
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        ScatteredPatchTrigger(np.full((3, 3, 3), 0.6, np.float32), np.array(4)),
+        AdditiveTrigger(np.linspace(-0.1, 0.1, 432, dtype=np.float32).reshape(12, 12, 3)),
+    ],
+    ids=["scattered", "additive"],
+)
+def test_a_trigger_that_is_no_patch_is_put_on_every_source(tmp_path, trigger):
+    many = Targets(TEST[[2, 4, 9]], np.array([3, 0, 2]), np.array([2, 4, 9]))
+    poison = Poison(POISONS, LABELS[INDEX], INDEX, 1, trigger, {}, many)
+    write_benchmark(tmp_path / "0", poison)
+    loaded = read_benchmark(tmp_path / "0", IMAGES, LABELS, test_images=TEST)
+    shown = to_uint8(np.asarray(trigger(jnp.asarray(to_float(many.images)))))
+    assert (shown != many.images).any((1, 2, 3)).all()
+    np.testing.assert_array_equal(loaded.targets.images, shown)
+    assert loaded.targets.index.tolist() == [2, 4, 9] and loaded.trigger is None
+    picture, _ = pickle.loads((tmp_path / "0" / "target.pickle").read_bytes())
+    np.testing.assert_array_equal(np.asarray(picture), shown[0])
+
+
 def test_sleeper_agent_writes_a_source_instead(tmp_path):
     folder = write_folder(tmp_path / "0")
     (folder / "target.pickle").rename(folder / "source.pickle")
@@ -111,8 +143,6 @@ def test_sleeper_agent_writes_a_source_instead(tmp_path):
 
 def test_rounded_and_truncated_files_are_both_accepted(tmp_path):
     assert (level_limit(8 / 255), level_limit(16 / 255), level_limit(None), level_limit(1.0)) == (9, 17, 255, 255)
-    half = np.float32(0.5) * 255
-    assert (int(half), int(np.rint(half))) == (127, 128)
     # Truncation of b - 8/255 in float32 falls one level short for some bases: 9 levels must pass and 10 must not.
     base = np.full((1, 12, 12, 3), 100, np.uint8)
     for levels, accepted in ((9, True), (10, False)):
@@ -125,6 +155,23 @@ def test_rounded_and_truncated_files_are_both_accepted(tmp_path):
                 read_benchmark(folder, base, np.array([0]))
             assert len(read_benchmark(folder, base, np.array([0]), epsilon=16 / 255)) == 1
             assert len(read_benchmark(folder, base, np.array([0]), epsilon=None)) == 1
+
+
+def test_half_a_level_is_written_rounded_and_read_either_way(tmp_path):
+    """0.5 and 8/255: 128 and 8 where we write, 127 and 8 in files whose crafter truncates."""
+    values = np.zeros((12, 12, 3), np.float32)
+    values[0], values[1] = 0.5, 8 / 255
+    black = np.zeros((1, 12, 12, 3), np.uint8)
+    targets = Targets(black, np.array([3]), np.array([0]))
+    poison = Poison(POISONS, LABELS[INDEX], INDEX, 1, AdditiveTrigger(values), {}, targets)
+    write_benchmark(tmp_path / "ours", poison)
+    written = read_benchmark(tmp_path / "ours", IMAGES, LABELS).targets.images[0]
+    assert np.unique(written[0]).tolist() == [128] and np.unique(written[1]).tolist() == [8]
+    for half in (127, 128):
+        images = np.where(written == 128, half, written).astype(np.uint8)[None]
+        folder = write_folder(tmp_path / str(half), poisons=images, labels=[0], index=[0])
+        loaded = read_benchmark(folder, black, np.array([0]), epsilon=None)
+        assert loaded.images[0, :2, 0, 0].tolist() == [half, 8]
 
 
 def test_a_base_that_occurs_twice_keeps_its_first_poison(tmp_path):
@@ -142,6 +189,16 @@ def test_bases_are_found_in_a_training_set_of_another_order(tmp_path):
         read_benchmark(folder, IMAGES[order], LABELS[order])
     loaded = read_benchmark(folder, IMAGES[order], LABELS[order], search=True)
     np.testing.assert_array_equal(order[loaded.index], INDEX)
+
+
+def test_a_base_that_occurs_twice_is_searched_for_once(tmp_path):
+    twice = np.concatenate([POISONS[:1], POISONS[:1] ^ 1, POISONS[1:]])
+    folder = write_folder(tmp_path / "0", poisons=twice, labels=[1] * 4, index=np.array([9, 9, 1, 5]))
+    order = np.random.default_rng(3).permutation(40)
+    loaded = read_benchmark(folder, IMAGES[order], LABELS[order], search=True)
+    np.testing.assert_array_equal(order[loaded.index], INDEX)
+    np.testing.assert_array_equal(loaded.images, POISONS)
+    assert loaded.how["repeated_bases"] == 1
 
 
 @pytest.mark.parametrize(
@@ -194,6 +251,31 @@ def test_setups_come_back_and_are_checked(tmp_path):
         read_setups(tmp_path / "setups.pickle", (LABELS + 1) % 4)
     with pytest.raises(ValueError, match=r"set-up 0 has base index 9; there are 8 training images$"):
         read_setups(tmp_path / "setups.pickle", LABELS[:8])
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "bases", "targets"),
+    [
+        ("cifar10_transfer_learning", (4, 9139, 7, [30330, 7829, 47673, 14780]), 63_087_998, 514_914),
+        ("cifar10_from_scratch", (7, 7762, 3, [2386, 37215, 23942, 15836]), 1_253_187_243, 443_500),
+        ("tinyimagenet_transfer_learning", (13, 2584, 29, [14739, 14522, 14818, 14581]), 586_612_714, 249_879),
+        ("tinyimagenet_from_scratch", (89, 5903, 50, [25300, 25264, 25006, 25400]), 1_277_720_206, 473_454),
+    ],
+)
+def test_checksums_of_the_published_setups(poison_setups, name, first, bases, targets):
+    setups = read_setups(poison_setups / f"{name}.pickle")
+    assert len(setups) == 100
+    start = setups[0]
+    assert (start.target_class, start.target_index, start.base_class, start.base_index[:4].tolist()) == first
+    assert sum(int(setup.base_index.sum()) for setup in setups) == bases
+    assert sum(setup.target_index for setup in setups) == targets
+    if name.startswith("tinyimagenet"):
+        assert all((setup.base_index // 500 == setup.base_class).all() for setup in setups)
+    if name == "cifar10_transfer_learning":
+        repeated = [len(setup.base_index) - len(np.unique(setup.base_index)) for setup in setups]
+        assert {number: count for number, count in enumerate(repeated) if count} == {78: 1, 84: 1}
+    if name == "cifar10_from_scratch":
+        assert len({setup.target_index for setup in setups}) == 99
 
 
 @pytest.mark.parametrize(

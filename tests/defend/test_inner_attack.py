@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpurify.defend.inner_attack import OBJECTIVES, inner_attack, inner_objective
+from jaxpurify.defend.inner_attack import OBJECTIVES, inner_attack, inner_objective, matching_loss
 from jaxpurify.random import image_keys
-from tests.attack.matching_golden import POISON_LABELS, network, parameters, rows
+from tests.attack.matching_golden import GOLDEN, POISON_LABELS, gradient_trees, network, parameters, rows
 
 RECORDED = json.loads((pathlib.Path(__file__).parents[1] / "golden" / "inner_attack.json").read_text())
 KEY = jax.random.key(3)
@@ -54,6 +54,11 @@ def test_recorded_objective_and_perturbation(name):
     np.testing.assert_allclose(delta.sum(), recorded["sum"], atol=2e-6)
     if "squares" in recorded:
         np.testing.assert_allclose(jnp.square(delta).sum(), recorded["squares"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "recorded"), [("wb", "defence_neg_cos"), ("se", "defence_se")])
+def test_recorded_matching_losses(name, recorded):
+    np.testing.assert_allclose(matching_loss(name, *gradient_trees()), GOLDEN["T1"][recorded], rtol=2e-6)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -4,27 +4,33 @@ import dataclasses
 import json
 
 from flax import nnx
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxpurify.cli.list_names import PAPER
+from jaxpurify.data.image import to_float
 from jaxpurify.data.npz import write_npz
 from jaxpurify.data.poison import load_poison
 from jaxpurify.data.sources import load_source
+from jaxpurify.defend import ProjectedGradient
+from jaxpurify.evaluate import row as row_module
 from jaxpurify.evaluate import scenario as module
 from jaxpurify.evaluate.exhibits import exhibits
 from jaxpurify.evaluate.protocol import Protocol, protocol
 from jaxpurify.evaluate.purified import purify_key
 from jaxpurify.evaluate.purifiers import energy_for, make_purifier
+from jaxpurify.evaluate.row import victim_seed
 from jaxpurify.evaluate.scenario import Scenario, run_scenario
 from jaxpurify.evaluate.summary import blocks
 from jaxpurify.evaluate.table import text_table
 from jaxpurify.evaluate.transfer import transfer_matrices
+from jaxpurify.evaluate.victims import attack_success
 from jaxpurify.networks.catalogue import NETWORKS
-from jaxpurify.networks.stored import build
+from jaxpurify.networks.stored import build, load_network
 from jaxpurify.purify.dataset import purify
 from jaxpurify.purify.filter import energies, highest
-from jaxpurify.records import read_rows
+from jaxpurify.records import read_rows, run_id
 from tests.evaluate.flat import Flat, tiny_protocol
 
 
@@ -120,6 +126,37 @@ def test_an_attack_with_a_surrogate_and_an_indiscriminate_one(tiny, tmp_path):
     assert sorted(len(poison) for poison in poisons) == [20, 500]
 
 
+def test_several_victims_of_one_poisoned_set(tiny, tmp_path):
+    one = Scenario(tiny, (ATTACK,), ("jpeg(quality=25)",), (2,))
+    first = rows(run_scenario(one, tmp_path))
+    three = dataclasses.replace(one, victim_seeds=3)
+    written = rows(run_scenario(three, tmp_path))
+    assert written[:3] == first  # rows of the first victim keep their ids
+    cells = [(row["attack"], row["defence"], row["victim_seed"]) for row in written]
+    defences = [("none", "none"), (ATTACK, "none"), (ATTACK, "jpeg(quality=25)")]
+    assert cells == [(*cell, 0) for cell in defences] + [(*cell, number) for cell in defences for number in (1, 2)]
+    assert [row["config"].get("victim_seed") for row in written] == [None] * 3 + [1, 2] * 3
+    assert {row["seed"] for row in written} == {2} and len({row["run_id"] for row in written}) == 9
+    assert len(list((tmp_path / "poisons").iterdir())) == 1
+    for defence in ("none", "jpeg(quality=25)"):
+        found = [row for row in written if row["attack"] == ATTACK and row["defence"] == defence]
+        assert len({row["natural_accuracy"] for row in found}) > 1
+        group = blocks(written)[0].groups[1]
+        line = next(line for line in group.lines if line.defence == defence)
+        assert line.runs == 3 and line.success.mean == pytest.approx(np.mean([row["poison_success"] for row in found]))
+    # The floor is that of the clean victim of the same number, and does not depend on the defence.
+    floors = {row["victim_seed"]: row["trigger_success_clean"] for row in written if row["attack"] == ATTACK}
+    assert floors == {
+        row["victim_seed"]: row["trigger_success_clean"] for row in written if row["defence"] == "jpeg(quality=25)"
+    }
+    poison, test = load_poison(next((tmp_path / "poisons").iterdir())), tiny.load()[1]
+    for number, seed in enumerate([2, victim_seed(2, 1), victim_seed(2, 2)]):
+        (stored,) = (tmp_path / "models").glob(f"clean-{seed}-*.safetensors")
+        assert attack_success(load_network(stored)[0], poison, test).fraction == floors[number]
+    with pytest.raises(ValueError, match=r"^victim_seeds=0; it must be at least 1$"):
+        dataclasses.replace(one, victim_seeds=0)
+
+
 TARGETED = "bullseye(count=5, epsilon=0.3, steps=3)"
 
 
@@ -148,7 +185,7 @@ def test_rows_say_which_weights_they_were_made_with(tiny, tmp_path, monkeypatch)
     written = rows(run_scenario(scenario, tmp_path))
     assert [set(row["config"]) & {"weights"} for row in written] == [set(), set(), {"weights"}, set()]
     assert run_scenario(scenario, tmp_path).read_text().count("\n") == 4
-    monkeypatch.setattr(module, "weights_digest", lambda spec, shape: "other" if "langevin" in spec else None)
+    monkeypatch.setattr(row_module, "weights_digest", lambda spec, shape: "other" if "langevin" in spec else None)
     again = rows(run_scenario(scenario, tmp_path))  # the same names, other weights: another row
     assert len(again) == 5 and again[4]["defence"] == "langevin(steps=1)" and again[4]["config"]["weights"] == "other"
 
@@ -184,6 +221,35 @@ def test_an_attacker_who_trains_the_surrogate_behind_the_defence(tiny, tmp_path,
     assert "trained behind jpeg(quality=5)" in " ".join(text_table(written).split())
     with pytest.raises(ValueError, match="unknown purifier 'magic'"):
         run_scenario(dataclasses.replace(plain, surrogate_defence="magic"), tmp_path / "other")
+
+
+def test_an_attacker_whose_surrogate_is_robust(tiny, tmp_path, monkeypatch):
+    trained, genuine = [], Protocol.classifier
+
+    def noted(self, dataset, seed, **options):
+        trained.extend([(dataset.source, options["adversary"])] if options.get("surrogate") else [])
+        return genuine(self, dataset, seed, **options)
+
+    monkeypatch.setattr(Protocol, "classifier", noted)
+    attack = "clean_label_backdoor(count=10, epsilon=0.3, steps=3, step_size=0.1, size=2)"
+    plain = Scenario(tiny, (attack,), (), (1,))
+    robust = dataclasses.replace(plain, surrogate_training="adversarial")
+    run_scenario(plain, tmp_path)
+    settings = tiny.config()
+    names = ("public", "network", "options", "surrogate_recipe", "augment")
+    kept = tmp_path / "models" / f"surrogate-{run_id({name: settings[name] for name in names})}.safetensors"
+    assert kept.exists()  # as it was called before there was a choice
+    written = rows(run_scenario(robust, tmp_path))
+    assert [row["config"].get("surrogate_training") for row in written] == [None, None, "adversarial"]
+    assert len(list((tmp_path / "poisons").iterdir())) == 2
+    (other,) = set((tmp_path / "models").glob("surrogate-*.safetensors")) - {kept}
+    images = jnp.asarray(to_float(load_source(tiny.public).images))
+    assert np.abs(load_network(kept)[0](images) - load_network(other)[0](images)).max() > 0.1
+    assert trained == [("digits[800:1300]", adversary) for adversary in (None, ProjectedGradient())]
+    groups = blocks(written)[0].groups
+    assert [group.circumstances for group in groups] == [(), (), ("surrogate trained on adversarial examples",)]
+    with pytest.raises(ValueError, match=r"^surrogate_training='odd'; known: plain, adversarial$"):
+        dataclasses.replace(plain, surrogate_training="odd")
 
 
 @pytest.mark.parametrize("field", ["victim_network", "surrogate_network"])

@@ -182,6 +182,8 @@ def test_the_transfer_matrix_of_surrogates_and_victims():
     members = [cell("a-linear", "a", 1.0, 0), cell("a-linear", "a", 0.5, 1), cell("b-linear", "a", 0.25, 0)]
     members.append(row(attack="none", victim="b-linear"))
     assert [surrogate_of(each) for each in members] == ["a", "a", "a", "b"]
+    robust = {**members[2], "config": {**members[2]["config"], "surrogate_training": "adversarial"}}
+    assert surrogate_of(robust) == "a-adversarial"
     (matrix,) = transfer_matrices(members)
     assert (matrix.surrogates, matrix.victims) == (("a",), ("a-linear", "b-linear"))
     assert matrix.cells["a", "a-linear"].success == Summary(0.75, 0.25, 2)

@@ -11,6 +11,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from jaxpurify.data.augment import PadCrop
+from jaxpurify.defend import ProjectedGradient
 from jaxpurify.networks.layers import BatchNorm, Conv, Linear
 from jaxpurify.random import named
 from jaxpurify.sharding import data_mesh
@@ -189,3 +190,46 @@ def test_too_few_images_are_refused(digits):
     with pytest.raises(ValueError, match="30 training images are fewer than one batch of 50"):
         train(digits, 30)
     assert steps_per_epoch(50, 50) == 1
+
+
+@dataclasses.dataclass(frozen=True)
+class OneStep:
+    """The sign of the gradient of the loss, once."""
+
+    epsilon: float = 0.1
+
+    def __call__(self, classifier, keys, images, labels):
+        gradient = jax.grad(lambda images: cross_entropy(classifier(images), labels).sum())(images)
+        return jnp.clip(images + self.epsilon * jnp.sign(gradient), 0, 1)
+
+
+def attacked_accuracy(model, digits):
+    images, labels = jnp.asarray(digits[0][1200:] / np.float32(255)), jnp.asarray(digits[1][1200:])
+    keys = jax.random.split(jax.random.key(9), len(images))
+    return float((predict(model, jax.jit(OneStep())(model, keys, images, labels)).argmax(-1) == labels).mean())
+
+
+def test_training_on_adversarial_examples_withstands_them(digits):
+    recipe = dataclasses.replace(RECIPE, epochs=8)
+    plain, robust = (train(digits, 1200, recipe, adversary=adversary)[0] for adversary in (None, OneStep()))
+    assert attacked_accuracy(robust, digits) > attacked_accuracy(plain, digits) + 0.1
+    assert accuracy(robust, digits) > 0.85
+
+
+def keep(classifier, keys, images, labels):
+    return images + 0 * classifier(images).sum()
+
+
+def test_an_adversary_that_only_looks_changes_nothing(digits, trained):
+    """Not the running statistics either: it sees the network in evaluation mode."""
+    same, _ = train(digits, adversary=keep)
+    for one, other in zip(leaves(trained[0]), leaves(same), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_adversarial_examples_on_several_devices(digits):
+    recipe = dataclasses.replace(RECIPE, epochs=1, batch_size=40)
+    one, alone = train(digits, 120, recipe, adversary=ProjectedGradient(steps=2))
+    four, shared = train(digits, 120, recipe, adversary=ProjectedGradient(steps=2), mesh=data_mesh())
+    np.testing.assert_allclose(shared["loss"], alone["loss"], rtol=1e-4)
+    assert one.graphdef == four.graphdef

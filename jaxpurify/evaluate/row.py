@@ -1,0 +1,71 @@
+"""What makes a row of a grid that row: its config, of which `run_id` is the hash, and the seeds behind it."""
+
+from typing import Any
+
+import jax
+
+from jaxpurify.data.dataset import Dataset
+from jaxpurify.evaluate.crafting import attack_of
+from jaxpurify.evaluate.purifiers import Shape, weights_digest
+from jaxpurify.random import named
+
+NONE = "none"
+
+
+def row_config(scenario: Any, attack: str, defence: str, seed: int, train: Dataset, victim: int = 0) -> dict[str, Any]:
+    """The config of one row.
+
+    Args:
+      scenario: the `Scenario`.
+      attack, defence: specs, or `none`.
+      seed: of the poison.
+      train: the clean training set; its classes and the shape of its images are used.
+      victim: number of the victim among those trained on the same set.
+    """
+    # Settings that most tables leave alone are named where they differ, so that earlier rows keep their ids.
+    other: dict[str, tuple[Any, Any]] = {"victim_seed": (victim, 0)}
+    shape = train.images.shape[1:]
+    if attack != NONE:
+        other["targets"] = (scenario.targets, 1)
+        other["surrogates"] = (scenario.surrogates, 1)
+        other["attacker_weights"] = (_attacker_weights(scenario, attack, shape), [])
+        if attack_of(attack)[0].needs_surrogate:
+            other["surrogate"] = (scenario.attackers.victim, scenario.victims.victim)
+            other["surrogate_defence"] = (scenario.surrogate_defence, "")
+            other["surrogate_training"] = (scenario.surrogate_training, "plain")
+    if defence != NONE:
+        other["weights"] = (weights_digest(defence, shape), None)
+    return {
+        "protocol": scenario.protocol.name,
+        "data": scenario.protocol.train,
+        "attack": attack,
+        "defence": defence,
+        "victim": scenario.victim,
+        "seed": seed,
+        "target": seed % len(train.classes),
+        "trigger_scale": scenario.trigger_scale,
+        "settings": scenario.victims.config(),
+        **{name: value for name, (value, usual) in other.items() if value != usual},
+    }
+
+
+def _attacker_weights(scenario: Any, attack: str, shape: Shape) -> list[str]:
+    """Of the purifiers that the attacker crafts through and trains behind."""
+    specs = (attack_of(attack)[2].get("through"), scenario.surrogate_defence)
+    digests = [weights_digest(spec, shape) for spec in specs if spec]
+    return [digest for digest in digests if digest is not None]
+
+
+def victim_seed(seed: int, number: int) -> int:
+    """The seed with which victim `number` is trained: that of the row for the first one, drawn from it for others."""
+    if not number:
+        return seed
+    return int(jax.random.randint(named(jax.random.key(seed), f"victim {number}"), (), 0, 2**31 - 1))
+
+
+def adaptive(attack: str, scenario: Any) -> bool:
+    """Whether the attacker knew the defence: crafted through it, or trained the surrogate behind it."""
+    if attack == NONE:
+        return False
+    entry, _, through = attack_of(attack)
+    return bool(through or (scenario.surrogate_defence and entry.needs_surrogate))
