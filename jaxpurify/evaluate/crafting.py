@@ -101,7 +101,8 @@ def craft(
       surrogate: the attacker's model, or the members of an ensemble; None for attacks without one.
       train: the clean training set.
       key: consumed.
-      retrain: (images, labels, key) to a new surrogate, for attacks that train theirs again on what is poisoned so far.
+      retrain: (images, labels, key) to a new surrogate, for attacks that train theirs again on what is poisoned so
+        far; called once for each member of an ensemble.
 
     Raises:
       ValueError: a setting of the wrong type or value.
@@ -117,7 +118,7 @@ def craft(
         if entry.sees == "parameters":
             apply, params = split_trainable(params)
             if retrain is not None and "retrain" in entry.options:
-                settings = settings | {"retrain": _Retrained(retrain)}
+                settings = settings | {"retrain": _Retrained(retrain, params)}
             return entry.craft(apply, params, key, train.images, train.labels, **settings)
         apply = _features if entry.sees == "features" else _logits
         return entry.craft(apply, params, key, train.images, train.labels, **settings)
@@ -129,13 +130,17 @@ def craft(
 
 
 class _Retrained:
-    """What training moves of the classifier that a function trains."""
+    """A surrogate, or as many members as an ensemble has, from a function that trains one classifier."""
 
-    def __init__(self, retrain: Callable[..., Frozen]):
+    def __init__(self, retrain: Callable[..., Frozen], surrogate: Frozen | Sequence[Frozen]):
         self.retrain = retrain
+        self.members = None if isinstance(surrogate, Frozen) else len(surrogate)
 
     def __call__(self, images, labels, key):
-        return split_trainable(self.retrain(images, labels, key))[1]
+        if self.members is None:
+            return split_trainable(self.retrain(images, labels, key))
+        keys = [jax.random.fold_in(key, member) for member in range(self.members)]
+        return split_trainable([self.retrain(images, labels, own) for own in keys])
 
 
 def _logits(model: Frozen, images):
