@@ -10,9 +10,10 @@ from jaxpurify.attack.budget import levels
 from jaxpurify.attack.choose import StoredLabels
 from jaxpurify.attack.crafting import advance, check_settings, crafted_poison, start
 from jaxpurify.attack.matching import Passenger, check_criterion
-from jaxpurify.attack.matching_objective import Matching, View, ensemble, target_gradients
+from jaxpurify.attack.matching_objective import Matching, ensemble, target_gradients
 from jaxpurify.attack.surrogate import Apply, as_operand
 from jaxpurify.attack.targeted import check_outputs, check_targets, choose_base, make_crafting, split_over
+from jaxpurify.attack.view import View
 from jaxpurify.data.poison import Poison, Targets
 from jaxpurify.random import named
 from jaxpurify.types import Purifier, PyTree, StoredImages

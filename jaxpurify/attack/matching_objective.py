@@ -14,90 +14,14 @@ from jaxpurify.attack.crafting import Crafting
 from jaxpurify.attack.matching import CRITERIA, Passenger
 from jaxpurify.attack.second_order import apply_rows, reverse_over_reverse, two_pass
 from jaxpurify.attack.surrogate import as_operand
-from jaxpurify.random import fold, image_keys, named
+from jaxpurify.attack.view import HiddenDistance, PurifiedLosses, PurifiedRows, RowLosses, View
+from jaxpurify.random import image_keys, named
 from jaxpurify.struct import static, struct
-from jaxpurify.types import Images, Keys, PyTree
+from jaxpurify.types import Images, PyTree
 
 Rows = Float[Array, "rows height width channels"]
-Draws = Float[Array, "rows draws height width channels"]
 MATCHES = ("all", "minibatch")
 ENGINES = ("two-pass", "reverse")
-
-
-@struct
-class View:
-    """What a victim sees of perturbed rows: purified (`transform`), then augmented; both may be None."""
-
-    transform: PyTree = None
-    augment: PyTree = None
-
-    def __call__(self, keys: Keys, images: Images, draw: int = 0) -> Images:
-        return self.augmented(keys, self.purified(keys, images, draw), draw)
-
-    def purified(self, keys: Keys, images: Images, draw: int = 0) -> Images:
-        """The images behind `transform` alone."""
-        return images if self.transform is None else self.transform(fold(fold(keys, 0), draw), images)
-
-    def augmented(self, keys: Keys, images: Images, draw: int = 0) -> Images:
-        """Images that are purified already, behind `augment`."""
-        return images if self.augment is None else self.augment(fold(fold(keys, 1), draw), images)
-
-
-@struct
-class RowLosses:
-    """The training loss of each row, averaged over `draws` draws of the view."""
-
-    apply: PyTree
-    view: View = View()
-    draws: int = static(default=1)
-
-    def __call__(self, params: PyTree, delta: Rows, rows: tuple) -> Float[Array, "rows"]:
-        images, labels, keys = rows
-        seen = [self.view(keys, images + delta, draw) for draw in range(self.draws)]
-        return _mean_losses(self.apply, params, seen, labels)
-
-
-@struct
-class PurifiedRows:
-    """x + δ behind the view's purifier [B, D, H, W, C], one image for each of the D = `draws` draws."""
-
-    view: View
-    draws: int = static(default=1)
-
-    def __call__(self, delta: Rows, rows: tuple) -> Draws:
-        images, _, keys = rows
-        return jnp.stack([self.view.purified(keys, images + delta, draw) for draw in range(self.draws)], 1)
-
-
-@struct
-class PurifiedLosses:
-    """`RowLosses` of what `PurifiedRows` gives."""
-
-    apply: PyTree
-    view: View
-
-    def __call__(self, params: PyTree, purified: Draws, rows: tuple) -> Float[Array, "rows"]:
-        _, labels, keys = rows
-        seen = [self.view.augmented(keys, purified[:, draw], draw) for draw in range(purified.shape[1])]
-        return _mean_losses(self.apply, params, seen, labels)
-
-
-@struct
-class HiddenDistance:
-    """mean((φ(a(x + δ)) - φ(b(x)))²) of each row, a and b two draws of the view, summed over members with φ each."""
-
-    features: tuple
-    members: tuple
-    view: View
-
-    def __call__(self, delta: Rows, rows: tuple) -> Float[Array, "rows"]:
-        images, _, keys = rows
-        perturbed, clean = self.view(fold(keys, 2), images + delta), self.view(fold(keys, 3), images)
-        total = jnp.zeros(len(images))
-        for features, member in zip(self.features, self.members, strict=True):
-            moved = jnp.square(features(member, perturbed) - features(member, clean))
-            total = total + moved.reshape(len(images), -1).mean(1)
-        return total
 
 
 @struct
@@ -149,9 +73,9 @@ class Matching:
             return self._together(delta, rows, private, size)
         values, gradients = [], []
         for number, first in enumerate(range(0, len(delta), size)):
-            part = jax.tree.map(lambda leaf, first=first: leaf[first : first + size], (delta, rows))
+            part, of_part = jax.tree.map(lambda leaf, first=first: leaf[first : first + size], (delta, rows))
             own = [jax.random.fold_in(noise_key, number) for noise_key in private]
-            one, slope = self._together(*part, own, None)
+            one, slope = self._together(part, of_part, own, None)
             values.append(one)
             gradients.append(slope)
         # As published, each mini-batch's loss gives its own rows their gradient; only the report is a mean.
@@ -192,14 +116,6 @@ class Matching:
         if self.engine == "reverse":
             return reverse_over_reverse(*common, loss_weight=self.loss_weight)
         return two_pass(*common, micro_batch=micro_batch, loss_weight=self.loss_weight)
-
-
-def _mean_losses(apply, params, seen, labels):
-    """Cross-entropy [B], averaged over several draws of the images."""
-    total = jnp.zeros(len(labels))
-    for images in seen:
-        total = total + optax.softmax_cross_entropy_with_integer_labels(apply(params, images), labels)
-    return total / len(seen)
 
 
 def clipped_and_noised(gradient: PyTree, clip: Any, noise: Any, key: Key[Array, ""]) -> PyTree:

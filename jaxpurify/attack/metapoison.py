@@ -12,10 +12,11 @@ from jaxpurify.attack.budget import levels
 from jaxpurify.attack.choose import StoredLabels
 from jaxpurify.attack.crafting import advance, check_settings, crafted_poison, start
 from jaxpurify.attack.matching import check_criterion
-from jaxpurify.attack.matching_objective import View, ensemble, replaced
+from jaxpurify.attack.matching_objective import ensemble, replaced
 from jaxpurify.attack.surrogate import Apply, as_operand
 from jaxpurify.attack.targeted import check_outputs, check_targets, choose_base, make_crafting
 from jaxpurify.attack.unrolled import Unrolled
+from jaxpurify.attack.view import View
 from jaxpurify.data.poison import Poison, Targets
 from jaxpurify.random import named
 from jaxpurify.types import Purifier, PyTree, StoredImages

@@ -15,10 +15,11 @@ from jaxpurify.attack.choose import StoredLabels, check_dataset, check_target, c
 from jaxpurify.attack.crafting import advance, check_settings, crafted_poison, start
 from jaxpurify.attack.gradient_norms import gradient_norms
 from jaxpurify.attack.matching import Passenger
-from jaxpurify.attack.matching_objective import Matching, RowLosses, View, ensemble, replaced
+from jaxpurify.attack.matching_objective import Matching, ensemble, replaced
 from jaxpurify.attack.second_order import summed_gradient
 from jaxpurify.attack.surrogate import Apply, as_operand
 from jaxpurify.attack.targeted import check_outputs, make_crafting
+from jaxpurify.attack.view import RowLosses, View
 from jaxpurify.data.poison import Poison, ScatteredPatchTrigger, paste
 from jaxpurify.random import image_keys, named
 from jaxpurify.struct import struct

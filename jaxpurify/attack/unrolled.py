@@ -12,7 +12,7 @@ import optax
 from jaxpurify.attack.choose import check_whole
 from jaxpurify.attack.crafting import Crafting
 from jaxpurify.attack.matching import CRITERIA
-from jaxpurify.attack.matching_objective import RowLosses, View
+from jaxpurify.attack.view import RowLosses, View
 from jaxpurify.random import image_keys, named
 from jaxpurify.struct import static, struct
 

@@ -10,7 +10,8 @@ import pytest
 from jaxpurify.attack.crafting import Crafting
 from jaxpurify.attack.gradient_matching import gradient_matching
 from jaxpurify.attack.matching import Passenger
-from jaxpurify.attack.matching_objective import Matching, View, target_gradients
+from jaxpurify.attack.matching_objective import Matching, target_gradients
+from jaxpurify.attack.view import View
 from jaxpurify.data.augment import ContinuousShift
 from jaxpurify.data.poison import Targets, load_poison, save_poison
 from jaxpurify.sharding import data_mesh
@@ -123,8 +124,9 @@ def test_one_minibatch_is_all(surrogate, digits, targets):
     np.testing.assert_array_equal(one.images, all_rows.images)
 
 
-def test_poisons_over_four_devices(surrogate, digits, targets):
-    one, four = (craft(surrogate, digits, targets, steps=3, mesh=mesh) for mesh in (None, data_mesh()))
+@pytest.mark.parametrize("options", [{}, {"transform": lambda keys, images: images * 0.9, "micro_batch": 12}])
+def test_poisons_over_four_devices(surrogate, digits, targets, options):
+    one, four = (craft(surrogate, digits, targets, steps=3, mesh=mesh, **options) for mesh in (None, data_mesh()))
     np.testing.assert_allclose(four.how["last_losses"], one.how["last_losses"], rtol=1e-3)
     assert (np.abs(four.images.astype(int) - one.images) > 1).mean() < 0.01
     with pytest.raises(ValueError, match=r"^count is 10; split over 4 devices it must be a multiple of them$"):

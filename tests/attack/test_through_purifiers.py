@@ -8,10 +8,11 @@ import pytest
 from jaxpurify.attack.crafting import Crafting
 from jaxpurify.attack.gradient_matching import gradient_matching
 from jaxpurify.attack.matching import Passenger
-from jaxpurify.attack.matching_objective import Matching, RowLosses, View, target_gradients
+from jaxpurify.attack.matching_objective import Matching, target_gradients
 from jaxpurify.attack.metapoison import metapoison
 from jaxpurify.attack.second_order import reverse_over_reverse, two_pass
 from jaxpurify.attack.sleeper_agent import sleeper_agent
+from jaxpurify.attack.view import RowLosses, View
 from jaxpurify.data.augment import ContinuousShift
 from jaxpurify.data.poison import Targets
 from jaxpurify.purify.adaptive import Adaptive
