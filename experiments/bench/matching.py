@@ -18,8 +18,9 @@ from experiments.bench import peers
 from experiments.bench.timing import Contender, Work
 from jaxpurify.attack.crafting import Crafting, Progress, advance, start
 from jaxpurify.attack.matching import Passenger
-from jaxpurify.attack.matching_objective import Matching, View, target_gradients
+from jaxpurify.attack.matching_objective import Matching, target_gradients
 from jaxpurify.attack.targeted import make_crafting
+from jaxpurify.attack.view import View
 from jaxpurify.networks import ResNet9, freeze
 from jaxpurify.networks.partition import split_trainable
 

@@ -17,14 +17,18 @@ from jaxpurify.types import StoredImages
 CHUNK = 4096
 
 
-def levels(epsilon: float) -> int:
+def levels(epsilon: Any) -> int:
     """How many 8-bit levels fit into `epsilon` (units of [0, 1]): floor(255 epsilon).
 
     Raises:
-      ValueError: `epsilon` is not in [1/255, 1]: less would leave stored images unchanged.
+      ValueError: `epsilon` is no number in [1/255, 1]: less would leave stored images unchanged.
     """
+    try:
+        finite = math.isfinite(epsilon)
+    except TypeError:  # None, or a word
+        raise ValueError(f"epsilon is {epsilon!r}; it must be from 1/255 to 1, in units of [0, 1]") from None
     # 1e-6 of a level: 255 * (8 / 255) must count as 8 in whatever precision it was computed.
-    count = math.floor(epsilon * 255 + 1e-6) if math.isfinite(epsilon) else 0
+    count = math.floor(epsilon * 255 + 1e-6) if finite else 0
     if not 1 <= count <= 255:
         raise ValueError(f"epsilon is {epsilon}; it must be from 1/255 to 1, in units of [0, 1]")
     return count

@@ -1,5 +1,7 @@
 """Which training examples an attack takes, and the checks of what it was given."""
 
+from typing import Any
+
 import jax
 from jaxtyping import Array, Int64, Integer, Key
 import numpy as np
@@ -30,12 +32,20 @@ def check_target(target: int, labels: StoredLabels) -> None:
         raise ValueError(f"target is {target}; the labels of this data are {_span(labels)}")
 
 
+def check_whole(**values: Any) -> None:
+    """Raises ValueError for the first of the named values that is not a whole number; None is left to the caller."""
+    for name, value in values.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
+            raise ValueError(f"{name} is {value!r}; it must be a whole number")
+
+
 def poison_count(count: int | None, fraction: float | None, total: int) -> int:
     """The number of poisons from `count`, or from `fraction` of all `total` training examples (rounded).
 
     Raises:
-      ValueError: both or neither are given, or the number is not at least 1.
+      ValueError: both or neither are given, or the number is not a whole one of at least 1.
     """
+    check_whole(count=count)
     if (count is None) == (fraction is None):
         raise ValueError(f"count is {count} and fraction is {fraction}; give exactly one of them")
     if fraction is not None:

@@ -11,6 +11,7 @@ import optax
 
 from jaxpurify import loop
 from jaxpurify.attack.budget import add_levels, to_levels
+from jaxpurify.attack.choose import check_whole
 from jaxpurify.attack.signed_adam import decayed, project, sign_then_adam
 from jaxpurify.data.poison import Poison, Targets
 from jaxpurify.random import named
@@ -196,6 +197,7 @@ def check_settings(steps: int, restarts: int, learning_rate: float, optimizer: s
     Raises:
       ValueError: fewer than one step or restart, a rate that is not above 0, an unknown optimiser.
     """
+    check_whole(steps=steps, restarts=restarts)
     if steps < 1 or restarts < 1:
         raise ValueError(f"steps is {steps} and restarts is {restarts}; both must be at least 1")
     if not 0 < learning_rate < math.inf:

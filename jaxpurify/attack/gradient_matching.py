@@ -10,9 +10,10 @@ from jaxpurify.attack.budget import levels
 from jaxpurify.attack.choose import StoredLabels
 from jaxpurify.attack.crafting import advance, check_settings, crafted_poison, start
 from jaxpurify.attack.matching import Passenger, check_criterion
-from jaxpurify.attack.matching_objective import Matching, View, ensemble, target_gradients
+from jaxpurify.attack.matching_objective import Matching, ensemble, target_gradients
 from jaxpurify.attack.surrogate import Apply, as_operand
 from jaxpurify.attack.targeted import check_outputs, check_targets, choose_base, make_crafting, split_over
+from jaxpurify.attack.view import View
 from jaxpurify.data.poison import Poison, Targets
 from jaxpurify.random import named
 from jaxpurify.types import Purifier, PyTree, StoredImages
@@ -45,7 +46,7 @@ def gradient_matching(
     engine: str = "two-pass",
     per_target: bool = False,
     loss_weight: float = 0.0,
-    hidden: Apply | None = None,
+    hidden: Apply | tuple | list | None = None,
     hidden_weight: float = 1.0,
     private_clip: float | None = None,
     private_noise: float = 0.0,
@@ -90,8 +91,9 @@ def gradient_matching(
       engine: "two-pass" needs rows that do not see each other (evaluation mode); "reverse" does not.
       per_target: sum one loss a target instead of matching the gradient of their mean.
       loss_weight: λ of an additional λ · (poisons' training loss) ("centreg").
-      hidden: `(params, images) -> features`: adds `hidden_weight` times the mean squared distance of the features of
-        poisons and of their clean images, to evade filters.
+      hidden: `(params, images) -> features`, or a list with one a member: adds `hidden_weight` times the mean squared
+        distance of the features of poisons and of their clean images, to evade filters. With `match="minibatch"` it
+        is the mean over each mini-batch.
       private_clip, private_noise: match the gradient as a private trainer sees it, clipped to this norm and with
         noise N(0, (clip · noise)²); None: neither.
       transform: keys [B] and poisoned images to images, through which the gradient goes, before `augment`; a
@@ -104,7 +106,8 @@ def gradient_matching(
 
     Raises:
       ValueError: unknown names, `epsilon` outside [1/255, 1], targets whose label already is `target`, images of
-        another shape, more poisons than images of the class, or an objective that is not finite.
+        another shape, more poisons than images of the class, another number of `apply` or `hidden` than of members, or
+        an objective that is not finite.
     """
     levels(epsilon)
     check_settings(steps, restarts, learning_rate, optimizer)
@@ -133,7 +136,7 @@ def gradient_matching(
         passenger,
         View(as_operand(transform), as_operand(augment)),
         clean=clean,
-        hidden=as_operand(hidden),
+        hidden=None if hidden is None else _one_each(hidden, len(members)),
         hidden_weight=jnp.float32(hidden_weight),
         private_clip=None if private_clip is None else jnp.float32(private_clip),
         private_noise=jnp.float32(private_noise),
@@ -173,3 +176,11 @@ def gradient_matching(
         "transform_draws": transform_draws,
     }
     return crafted_poison(crafting, state, values, target=target, targets=targets, how=how)
+
+
+def _one_each(hidden, count):
+    """One `hidden` for each member, as operands; a single one serves all."""
+    each = tuple(hidden) if isinstance(hidden, tuple | list) else (hidden,) * count
+    if len(each) != count:
+        raise ValueError(f"hidden has {len(each)} functions for {count} members of the ensemble")
+    return tuple(as_operand(function) for function in each)

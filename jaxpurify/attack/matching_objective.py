@@ -9,49 +9,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 import optax
 
+from jaxpurify.attack.choose import check_whole
 from jaxpurify.attack.crafting import Crafting
 from jaxpurify.attack.matching import CRITERIA, Passenger
-from jaxpurify.attack.second_order import reverse_over_reverse, two_pass
+from jaxpurify.attack.second_order import apply_rows, reverse_over_reverse, two_pass
 from jaxpurify.attack.surrogate import as_operand
-from jaxpurify.random import fold, image_keys, named
+from jaxpurify.attack.view import HiddenDistance, PurifiedLosses, PurifiedRows, RowLosses, View
+from jaxpurify.random import image_keys, named
 from jaxpurify.struct import static, struct
-from jaxpurify.types import Images, Keys, PyTree
+from jaxpurify.types import Images, PyTree
 
 Rows = Float[Array, "rows height width channels"]
 MATCHES = ("all", "minibatch")
 ENGINES = ("two-pass", "reverse")
-
-
-@struct
-class View:
-    """What a victim sees of perturbed rows: purified (`transform`), then augmented; both may be None."""
-
-    transform: PyTree = None
-    augment: PyTree = None
-
-    def __call__(self, keys: Keys, images: Images, draw: int = 0) -> Images:
-        if self.transform is not None:
-            images = self.transform(fold(fold(keys, 0), draw), images)
-        if self.augment is not None:
-            images = self.augment(fold(fold(keys, 1), draw), images)
-        return images
-
-
-@struct
-class RowLosses:
-    """The training loss of each row, averaged over `draws` draws of the view."""
-
-    apply: PyTree
-    view: View = View()
-    draws: int = static(default=1)
-
-    def __call__(self, params: PyTree, delta: Rows, rows: tuple) -> Float[Array, "rows"]:
-        images, labels, keys = rows
-        total = jnp.zeros(len(labels))
-        for draw in range(self.draws):
-            logits = self.apply(params, self.view(keys, images + delta, draw))
-            total = total + optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return total / self.draws
 
 
 @struct
@@ -63,8 +33,8 @@ class Matching:
       targets: t of each member; leaves have a leading axis T with one gradient a target where `passengers` are
         summed over targets, and T = 1 where t is the mean over all of them.
       clean: the targets' gradients for their true labels in the same form, or None.
-      hidden: `(params, images) -> features` of one network each member, or None.
-      hidden_weight: of mean((φ(a(x + δ)) - φ(b(x)))²), a and b two draws of the view.
+      hidden: one `(params, images) -> features` for each member, or None.
+      hidden_weight: of the mean `HiddenDistance` of the rows that are matched together.
       private_clip, private_noise: C and σ: p is clipped to the norm C and gets noise N(0, (C σ)²); C None: neither.
       loss_weight: λ of λ L, the poisons' own training loss ("centreg").
     """
@@ -75,7 +45,7 @@ class Matching:
     passenger: Passenger
     view: View
     clean: tuple | None = None
-    hidden: PyTree = None
+    hidden: tuple | None = None
     hidden_weight: Any = 1.0
     private_clip: Any = None
     private_noise: Any = 0.0
@@ -90,39 +60,47 @@ class Matching:
             raise ValueError(f"match is {self.match!r}; known: {', '.join(MATCHES)}")
         if self.engine not in ENGINES:
             raise ValueError(f"engine is {self.engine!r}; known: {', '.join(ENGINES)}")
+        check_whole(micro_batch=self.micro_batch, transform_draws=self.draws)
         if self.draws < 1 or (self.micro_batch is not None and self.micro_batch < 1):
             raise ValueError(f"micro_batch is {self.micro_batch} and draws is {self.draws}; at least 1 each")
 
     def __call__(self, delta: Rows, key: Key[Array, ""], crafting: Crafting) -> tuple[Float[Array, ""], Rows]:
         keys = image_keys(named(key, "images"), crafting.index)
-        images = crafting.float_images()
-        value, gradient = jnp.zeros(()), jnp.zeros_like(delta)
-        for place in range(len(self.members)):
-            noise_key = jax.random.fold_in(named(key, "private"), place)
-            one, slope = self._member(place, delta, (images, crafting.labels, keys), noise_key)
-            value, gradient = value + one, gradient + slope
-        return value, gradient
+        rows = crafting.float_images(), crafting.labels, keys
+        private = [jax.random.fold_in(named(key, "private"), place) for place in range(len(self.members))]
+        size = self.micro_batch
+        if self.match == "all" or size is None or size >= len(delta):
+            return self._together(delta, rows, private, size)
+        values, gradients = [], []
+        for number, first in enumerate(range(0, len(delta), size)):
+            part, of_part = jax.tree.map(lambda leaf, first=first: leaf[first : first + size], (delta, rows))
+            own = [jax.random.fold_in(noise_key, number) for noise_key in private]
+            one, slope = self._together(part, of_part, own, None)
+            values.append(one)
+            gradients.append(slope)
+        # As published, each mini-batch's loss gives its own rows their gradient; only the report is a mean.
+        return jnp.stack(values).mean(), jnp.concatenate(gradients)
 
-    def _member(self, place, delta, rows, noise_key):
-        """One member's value and gradient: over all rows at once, or a mean over mini-batches matched each alone."""
-        if self.match == "all" or self.micro_batch is None or self.micro_batch >= len(delta):
-            value, gradient = self._matched(place, delta, rows, noise_key, self.micro_batch)
-        else:
-            values, gradients = [], []
-            for number, first in enumerate(range(0, len(delta), self.micro_batch)):
-                last = first + self.micro_batch
-                part = jax.tree.map(lambda leaf, first=first, last=last: leaf[first:last], rows)
-                one, slope = self._matched(place, delta[first:last], part, jax.random.fold_in(noise_key, number), None)
-                values.append(one)
-                gradients.append(slope)
-            # As published, each mini-batch's loss gives its own rows their gradient; only the report is a mean.
-            value, gradient = jnp.stack(values).mean(), jnp.concatenate(gradients)
+    def _together(self, delta, rows, private, micro_batch):
+        """Value and gradient of rows that are matched together, summed over members."""
+        seen, pull = delta, lambda gradient: gradient
+        if self.view.transform is not None:
+            # Outside of the engine: it differentiates twice, which purifiers need not allow.
+            purify = PurifiedRows(self.view, self.draws)
+            seen, pull = apply_rows(purify, delta, rows, micro_batch=micro_batch)
+        value, gradient = jnp.zeros(()), jnp.zeros_like(seen)
+        for place, noise_key in enumerate(private):
+            one, slope = self._matched(place, seen, rows, noise_key, micro_batch)
+            value, gradient = value + one, gradient + slope
+        gradient = pull(gradient)
         if self.hidden is None:
             return value, gradient
-        distance, slope = jax.value_and_grad(self._distance)(delta, place, rows)
-        return value + self.hidden_weight * distance, gradient + self.hidden_weight * slope
+        distance = HiddenDistance(self.hidden, self.members, self.view)
+        distances, pull = apply_rows(distance, delta, rows, micro_batch=micro_batch)
+        slope = pull(jnp.full_like(distances, 1 / len(distances)))
+        return value + self.hidden_weight * distances.mean(), gradient + self.hidden_weight * slope
 
-    def _matched(self, place, delta, rows, noise_key, micro_batch):
+    def _matched(self, place, seen, rows, noise_key, micro_batch):
         def objective(poison):
             if self.private_clip is not None:
                 poison = clipped_and_noised(poison, self.private_clip, self.private_noise, noise_key)
@@ -130,17 +108,14 @@ class Matching:
             per_target = jax.vmap(lambda target, clean: self.passenger(poison, target, clean))
             return per_target(self.targets[place], clean).sum()
 
-        losses = RowLosses(self.applies[place], self.view, self.draws)
-        common = (losses, self.members[place], delta, rows, objective)
+        if self.view.transform is None:
+            losses = RowLosses(self.applies[place], self.view, self.draws)
+        else:
+            losses = PurifiedLosses(self.applies[place], self.view)
+        common = (losses, self.members[place], seen, rows, objective)
         if self.engine == "reverse":
             return reverse_over_reverse(*common, loss_weight=self.loss_weight)
         return two_pass(*common, micro_batch=micro_batch, loss_weight=self.loss_weight)
-
-    def _distance(self, delta, place, rows):
-        images, _, keys = rows
-        perturbed = self.hidden(self.members[place], self.view(fold(keys, 2), images + delta))
-        clean = self.hidden(self.members[place], self.view(fold(keys, 3), images))
-        return jnp.square(perturbed - clean).mean()
 
 
 def clipped_and_noised(gradient: PyTree, clip: Any, noise: Any, key: Key[Array, ""]) -> PyTree:
@@ -166,6 +141,20 @@ def ensemble(apply: Any, params: PyTree) -> tuple[tuple, tuple]:
     if not members or len(applies) != len(members):
         raise ValueError(f"apply has {len(applies)} functions for {len(members)} members of the ensemble")
     return tuple(as_operand(each) for each in applies), members
+
+
+def replaced(fresh: Any, members: tuple, by: str) -> tuple[tuple, tuple]:
+    """`(applies, members)` of a surrogate that the callback `by` trained in the place of `members`.
+
+    Raises:
+      ValueError: `fresh` is no pair of apply and params, or its params have another structure than `members`.
+    """
+    if not isinstance(fresh, tuple) or len(fresh) != 2:
+        raise ValueError(f"{by} returned a {type(fresh).__name__}; it must return (apply, params)")
+    applies, trained = ensemble(*fresh)
+    if jax.tree.structure(trained) != jax.tree.structure(members):
+        raise ValueError(f"{by} returned params of another structure than those that it was called to replace")
+    return applies, trained
 
 
 def target_gradients(

@@ -12,16 +12,18 @@ from jaxpurify.attack.budget import levels
 from jaxpurify.attack.choose import StoredLabels
 from jaxpurify.attack.crafting import advance, check_settings, crafted_poison, start
 from jaxpurify.attack.matching import check_criterion
-from jaxpurify.attack.matching_objective import View, ensemble
+from jaxpurify.attack.matching_objective import ensemble, replaced
 from jaxpurify.attack.surrogate import Apply, as_operand
 from jaxpurify.attack.targeted import check_outputs, check_targets, choose_base, make_crafting
 from jaxpurify.attack.unrolled import Unrolled
+from jaxpurify.attack.view import View
 from jaxpurify.data.poison import Poison, Targets
 from jaxpurify.random import named
 from jaxpurify.types import Purifier, PyTree, StoredImages
 
-# (members, the crafting step at which it is called, key) to members: one more epoch of each, or a fresh start.
-Refresh = Callable[[tuple, int, Any], Any]
+# (applies, members, the crafting step at which it is called, key) to (apply, params): one more epoch of each member,
+# or a fresh start.
+Refresh = Callable[[tuple, tuple, int, Any], Any]
 
 
 def metapoison(
@@ -89,8 +91,9 @@ def metapoison(
       learning_rate: units of [0, 1].
       decay: divide it by 10 after 37.5 %, 62.5 % and 87.6 % of the steps.
       optimizer: "sign_then_adam" or "adam".
-      refresh: `(members, step, key) -> members`, called between crafting steps; the objective then follows a
-        training trajectory. Shapes must stay, values do not recompile.
+      refresh: `(applies, members, step, key) -> (apply, params)`, called between crafting steps with a tuple of
+        callables and one of params; the objective then follows a training trajectory. Running statistics belong to
+        `apply`. Shapes must stay; new arrays in apply or params do not recompile.
       refresh_every: crafting steps between its calls.
       augment: differentiable augmentation of the poisons, keys [B] and images, or None.
       transform: keys [B] and poisoned images to images, through which the gradient goes; makes the attack adaptive.
@@ -167,8 +170,8 @@ def _crafted(objective, crafting, restarts, refresh, refresh_every, key):
     pieces = []
     for first in range(0, crafting.steps, refresh_every):
         if first:
-            members = tuple(refresh(objective.members, first, jax.random.fold_in(key, first)))
-            objective = objective.with_members(members)
+            fresh = refresh(objective.applies, objective.members, first, jax.random.fold_in(key, first))
+            objective = objective.with_surrogate(*replaced(fresh, objective.members, "refresh"))
         state, values = advance(objective, crafting, state, min(refresh_every, crafting.steps - first))
         pieces.append(values)
     return state, np.concatenate(pieces)

@@ -41,6 +41,7 @@ def narcissus(
     saturate: bool = False,
     scale: float = 1.0,
     transform: Purifier | None = None,
+    transform_draws: int = 1,
 ) -> Poison:
     """Narcissus (arXiv:2204.05255): a universal clean-label trigger, added to a few images of the target class.
 
@@ -49,7 +50,8 @@ def narcissus(
 
     Args:
       apply: the surrogate, `(params, images [B, H, W, C] in [0, 1]) -> logits [B, classes]`, in evaluation mode.
-      params: its weights; new values do not recompile.
+      params: its weights, or a tuple or list of members, over which the cross-entropy is averaged; new values do not
+        recompile.
       key: draws the order of the batches, the keys of `transform` and, for `choice="random"`, the poisons.
       images: the stored training images, uint8 [N, H, W, C].
       labels: their labels, integers [N].
@@ -70,6 +72,7 @@ def narcissus(
       scale: strength of the test-time trigger: 1 in PureGen, 3 in the original.
       transform: keys [B] and triggered images to images, through which the gradient goes; a purifier here
         makes the attack adaptive.
+      transform_draws: draws of `transform` over which the objective is averaged in every step.
 
     Returns:
       The poison: labels kept, `trigger` adds the same 8-bit delta, `how` holds the
@@ -89,6 +92,8 @@ def narcissus(
     levels(epsilon)
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer is {optimizer!r}; known: {', '.join(OPTIMIZERS)}")
+    if transform_draws < 1:
+        raise ValueError(f"transform_draws is {transform_draws}; it must be at least 1")
     if steps < 1 or batch_size < 1:
         raise ValueError(f"steps is {steps} and batch_size is {batch_size}; both must be at least 1")
     number = poison_count(count, fraction, len(labels))
@@ -96,12 +101,16 @@ def narcissus(
     index = choose(named(key, "choice"), of_class, number, choice=choice, what=f"images of class {target}")
     apply = as_operand(apply)
     label = target if surrogate_label is None else surrogate_label
-    classes = class_count(apply, params, images.shape[1:])
-    if not 0 <= label < classes:
-        raise ValueError(f"surrogate_label is {label}; the surrogate's outputs are 0 … {classes - 1}")
+    members = tuple(params) if isinstance(params, tuple | list) else (params,)
+    if not members:
+        raise ValueError("params holds no surrogate; give at least one")
+    for member in members:
+        classes = class_count(apply, member, images.shape[1:])
+        if not 0 <= label < classes:
+            raise ValueError(f"surrogate_label is {label}; the surrogate's outputs are 0 … {classes - 1}")
     problem = _Problem(
         apply=apply,
-        params=params,
+        members=members,
         transform=as_operand(transform),
         key=named(key, "batches"),
         images=jnp.asarray(images[of_class]),
@@ -111,6 +120,7 @@ def narcissus(
         batch_size=min(batch_size, len(of_class)),
         optimizer=optimizer,
         saturate=saturate,
+        transform_draws=transform_draws if transform is not None else 1,
     )
     delta, losses = jax.device_get(_optimise(problem, steps))
     if not math.isfinite(losses[-1]) or not np.isfinite(delta).all():
@@ -138,7 +148,9 @@ def narcissus(
             "choice": choice,
             "saturate": saturate,
             "scale": float(scale),
+            "members": len(members),
             "adaptive": transform is not None,
+            "transform_draws": transform_draws,
             "clean_loss": _class_loss(problem, jnp.zeros_like(stored_delta)),
             "triggered_loss": _class_loss(problem, stored_delta),
         },
@@ -148,16 +160,17 @@ def narcissus(
 @struct
 class _Problem:
     apply: PyTree
-    params: PyTree
+    members: tuple
     transform: PyTree
     key: Key[Array, ""]
-    images: UInt8[Array, "members height width channels"]
+    images: UInt8[Array, "count height width channels"]
     label: Array
     epsilon: Array
     learning_rate: Array
     batch_size: int = static()
     optimizer: str = static()
     saturate: bool = static()
+    transform_draws: int = static()
 
 
 def _optimise(problem: _Problem, steps: int) -> tuple[Float[Array, "height width channels"], Float[Array, "steps"]]:
@@ -199,20 +212,25 @@ def _measure(delta, index, problem):
 
 
 def _objective(delta, index, problem):
-    """The mean cross-entropy of triggered images, on the batch that belongs to step `index`."""
-    members = problem.images.shape[0]
-    batches = members // problem.batch_size
-    order = jax.random.permutation(jax.random.fold_in(problem.key, index // batches), members)
+    """The mean cross-entropy of triggered images over members and draws, on the batch that belongs to step `index`."""
+    count = problem.images.shape[0]
+    batches = count // problem.batch_size
+    order = jax.random.permutation(jax.random.fold_in(problem.key, index // batches), count)
     chosen = lax.dynamic_slice_in_dim(order, (index % batches) * problem.batch_size, problem.batch_size)
     if problem.saturate:
         delta = jnp.clip(delta, -problem.epsilon, problem.epsilon)
     images = triggered(problem.images[chosen].astype(jnp.float32) / 255, delta)
-    if problem.transform is not None:
-        step_key = jax.random.fold_in(named(problem.key, "transform"), index)
-        images = problem.transform(image_keys(step_key, chosen), images)
-    logits = problem.apply(problem.params, images)
-    wanted = jnp.full(logits.shape[:1], problem.label)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, wanted).mean()
+    losses = []
+    for draw in range(problem.transform_draws):
+        seen = images
+        if problem.transform is not None:
+            stream = named(problem.key, f"transform {draw}" if draw else "transform")
+            seen = problem.transform(image_keys(jax.random.fold_in(stream, index), chosen), images)
+        for member in problem.members:
+            logits = problem.apply(member, seen)
+            wanted = jnp.full(logits.shape[:1], problem.label)
+            losses.append(optax.softmax_cross_entropy_with_integer_labels(logits, wanted).mean())
+    return sum(losses) / len(losses)
 
 
 def _optimizer(problem):

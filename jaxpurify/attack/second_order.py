@@ -22,10 +22,12 @@ from jaxpurify import loop
 from jaxpurify.types import PyTree
 
 Scalar = Float[Array, ""]
-Delta = Float[Array, "rows height width channels"]
+Delta = Float[Array, "rows *image"]
 # (params, delta [B, H, W, C], rows with leading axis B) to one loss a row [B]; a callable pytree.
 RowLosses = Callable[[PyTree, Delta, PyTree], Float[Array, "batch"]]
 Objective = Callable[[PyTree], Scalar]
+# (delta [B, …], rows with leading axis B) to [B, …]; a callable pytree.
+RowFunction = Callable[[Delta, PyTree], Float[Array, "batch *output"]]
 
 
 def two_pass(
@@ -47,7 +49,7 @@ def two_pass(
     Args:
       row_losses: L's terms, one a row; no row may depend on another one. A callable pytree.
       params: the parameters θ, a tree of floats.
-      delta: what is differentiated for, [P, H, W, C].
+      delta: what is differentiated for, [P, …].
       rows: whatever else `row_losses` reads of each row, leaves with leading axis P.
       objective: Φ, from a tree like `params` to a number; traced once.
       micro_batch: rows in memory at a time; None: all.
@@ -59,7 +61,7 @@ def two_pass(
     batches = _Batches(len(delta), micro_batch)
     split = batches.split((delta, rows))
 
-    operands = (row_losses, params, split, batches.weights())
+    operands = (row_losses, params, split, batches.weights(delta.dtype))
     start = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
     (loss, poison), _ = _scan(_first_pass, start, batches.count, *operands)
     value, direction = jax.value_and_grad(objective)(poison)
@@ -95,8 +97,34 @@ def summed_gradient(
     """The mean loss and p, its gradient for the parameters, a micro-batch at a time (the first pass alone)."""
     batches = _Batches(len(delta), micro_batch)
     start = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
-    operands = (row_losses, params, batches.split((delta, rows)), batches.weights())
+    operands = (row_losses, params, batches.split((delta, rows)), batches.weights(delta.dtype))
     return _scan(_first_pass, start, batches.count, *operands)[0]
+
+
+def apply_rows(
+    function: RowFunction, delta: Delta, rows: PyTree, *, micro_batch: int | None = None
+) -> tuple[Float[Array, "rows *output"], Callable[[Any], Delta]]:
+    """`function(delta, rows)`, and what pulls a gradient for that back to one for `delta`, a micro-batch at a time.
+
+    It keeps a part of the objective that runs no network of the parameters' out of the two passes: a purifier is then
+    differentiated once, in reverse only, and once for all members of an ensemble.
+
+    Args:
+      function: a callable pytree from (delta [B, …], rows) to numbers [B, …]; no row may depend on another one.
+      delta, rows, micro_batch: as in `two_pass`. In micro-batches `function` is computed again where it is pulled back.
+    """
+    batches = _Batches(len(delta), micro_batch)
+    if batches.count == 1:
+        output, pull = jax.vjp(lambda delta: function(delta, rows), delta)
+        return output, lambda gradient: pull(gradient)[0]
+    split = batches.split((delta, rows))
+    _, output = _scan(_apply, (), batches.count, function, split)
+
+    def pull_back(gradient):
+        _, gradients = _scan(_pull_back, (), batches.count, function, split, batches.split(gradient))
+        return batches.join(gradients)
+
+    return batches.join(output), pull_back
 
 
 class _Batches:
@@ -116,17 +144,20 @@ class _Batches:
     def _split(self, leaf):
         if self.count == 1:
             return leaf[None]
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            # As numbers: the check for keys that are used twice takes a transposition for a use.
+            return jax.random.wrap_key_data(self._split(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         if self.count * self.size > self.rows:
             leaf = leaf[jnp.arange(self.count * self.size) % self.rows]
         return leaf.reshape(self.size, self.count, *leaf.shape[1:]).swapaxes(0, 1)
 
-    def weights(self) -> Float[Array, "count size"]:
+    def weights(self, dtype: Any) -> Float[Array, "count size"]:
         """1/P for each row, 0 for the repeated ones."""
         row = jnp.arange(self.size)[None] * self.count + jnp.arange(self.count)[:, None]
-        return (row < self.rows).astype(jnp.float32) / self.rows
+        return (row < self.rows).astype(dtype) / self.rows
 
-    def join(self, gradients: Float[Array, "count size height width channels"]) -> Delta:
-        """What `split` made of [P, H, W, C], back in its order."""
+    def join(self, gradients: Float[Array, "count size *image"]) -> Delta:
+        """What `split` made of [P, …], back in its order."""
         return gradients.swapaxes(0, 1).reshape(-1, *gradients.shape[2:])[: self.rows]
 
 
@@ -152,3 +183,13 @@ def _second_pass(state, index: UInt32[Array, ""], row_losses, params, split, wei
 
     gradient, along = jax.jvp(input_gradient, (params,), (direction,))
     return state, along + loss_weight * gradient
+
+
+def _apply(state, index: UInt32[Array, ""], function, split):
+    return state, function(*jax.tree.map(lambda leaf: leaf[index], split))
+
+
+def _pull_back(state, index: UInt32[Array, ""], function, split, gradients):
+    (delta, rows), gradient = jax.tree.map(lambda leaf: leaf[index], (split, gradients))
+    _, pull = jax.vjp(lambda delta: function(delta, rows), delta)
+    return state, pull(gradient)[0]

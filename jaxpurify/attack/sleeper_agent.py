@@ -15,17 +15,18 @@ from jaxpurify.attack.choose import StoredLabels, check_dataset, check_target, c
 from jaxpurify.attack.crafting import advance, check_settings, crafted_poison, start
 from jaxpurify.attack.gradient_norms import gradient_norms
 from jaxpurify.attack.matching import Passenger
-from jaxpurify.attack.matching_objective import Matching, RowLosses, View, ensemble
+from jaxpurify.attack.matching_objective import Matching, ensemble, replaced
 from jaxpurify.attack.second_order import summed_gradient
 from jaxpurify.attack.surrogate import Apply, as_operand
 from jaxpurify.attack.targeted import check_outputs, make_crafting
+from jaxpurify.attack.view import RowLosses, View
 from jaxpurify.data.poison import Poison, ScatteredPatchTrigger, paste
 from jaxpurify.random import image_keys, named
 from jaxpurify.struct import struct
 from jaxpurify.types import Images, Keys, Purifier, PyTree, StoredImages
 
-# (the training images as poisoned so far, uint8 [N, H, W, C]; their labels [N]; a key) to new params.
-Retrain = Callable[[Any, Any, Any], PyTree]
+# (the training images as poisoned so far, uint8 [N, H, W, C]; their labels [N]; a key) to (apply, params).
+Retrain = Callable[[Any, Any, Any], Any]
 SELECTIONS = ("gradient", "random")
 
 
@@ -83,7 +84,8 @@ def sleeper_agent(
       source_count: how many source images t averages over, drawn once; None: all.
       selection: which images of class `target` become poisons: "gradient", those with the longest gradient of their
         own loss, or "random".
-      retrain: `(images, labels, key) -> params` of the same structure as `params`, or None: the surrogate stays.
+      retrain: `(images, labels, key) -> (apply, params)`, both in the form in which they are given here, or None: the
+        surrogate stays. Running statistics belong to `apply`; where nothing but arrays differ, nothing recompiles.
       retrain_every: steps between retrainings; the published 50 of 250 makes four.
       loss: Φ, a name from `attack.matching.PASSENGERS` or a `Passenger`.
       steps, restarts, learning_rate, decay, optimizer, augment, match, micro_batch: as in `gradient_matching`.
@@ -128,7 +130,7 @@ def sleeper_agent(
     passenger = (loss if isinstance(loss, Passenger) else Passenger(loss)).for_parameters(members[0])
     seen = jnp.asarray(images[sources], jnp.float32) / 255
 
-    def matching(members, when):
+    def matching(applies, members, when):
         keys = image_keys(jax.random.fold_in(named(key, "places"), when), jnp.asarray(sources))
         wanted = tuple(
             _source_gradient(each, member, Scatter(patch), keys, seen, jnp.int32(target), chunk)
@@ -137,14 +139,14 @@ def sleeper_agent(
         options = {"draws": transform_draws, "match": match, "micro_batch": micro_batch}
         return Matching(applies, members, wanted, passenger, views, **options)
 
-    objective = matching(members, 0)
+    objective = matching(applies, members, 0)
     pieces, length = [], steps if retrain is None else retrain_every
     for first in range(0, steps, length):
         if first and retrain is not None:
             poisoned = images.copy()
             poisoned[index] = add_levels(images[index], to_levels(np.asarray(state.delta[0]), epsilon))
             fresh = retrain(poisoned, labels, jax.random.fold_in(named(key, "retrain"), first))
-            objective = matching(_like(members, fresh), first)
+            objective = matching(*replaced(fresh, members, "retrain"), first)
         state, values = advance(objective, crafting, state, min(length, steps - first))
         pieces.append(values)
     values = np.concatenate(pieces)
@@ -209,11 +211,3 @@ def _sources(key, labels, source, target, count):
     found = positions(labels != target) if source is None else positions(labels == source)
     what = "source images" if source is None else f"images of class {source}"
     return found if count is None else choose(key, found, count, what=what)
-
-
-def _like(members, params):
-    """Retrained params as members, refused where their structure is another one."""
-    fresh = tuple(params) if isinstance(params, tuple | list) else (params,)
-    if jax.tree.structure(fresh) != jax.tree.structure(members):
-        raise ValueError("retrain returned params of another structure than those that it was called to replace")
-    return fresh

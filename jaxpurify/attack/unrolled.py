@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt8
 import optax
 
+from jaxpurify.attack.choose import check_whole
 from jaxpurify.attack.crafting import Crafting
 from jaxpurify.attack.matching import CRITERIA
-from jaxpurify.attack.matching_objective import RowLosses, View
+from jaxpurify.attack.view import RowLosses, View
 from jaxpurify.random import image_keys, named
 from jaxpurify.struct import static, struct
 
@@ -55,6 +56,7 @@ class Unrolled:
     draws: int = static(default=1)
 
     def __post_init__(self):
+        check_whole(unroll=self.unroll, clean_count=self.clean_count, transform_draws=self.draws)
         if self.unroll < 1 or self.draws < 1:
             raise ValueError(f"unroll is {self.unroll} and transform_draws is {self.draws}; both must be at least 1")
         if self.depths not in DEPTHS:
@@ -62,9 +64,9 @@ class Unrolled:
         if not self.later_poisons and not self.clean_count:
             raise ValueError("later_poisons is False and clean_count is 0; later steps would see no image")
 
-    def with_members(self, members: tuple) -> "Unrolled":
-        """The same objective at other parameters."""
-        return dataclasses.replace(self, members=members)
+    def with_surrogate(self, applies: tuple, members: tuple) -> "Unrolled":
+        """The same objective on other networks."""
+        return dataclasses.replace(self, applies=applies, members=members)
 
     def __call__(self, delta: Rows, key: Key[Array, ""], crafting: Crafting) -> tuple[Float[Array, ""], Rows]:
         def total(delta):

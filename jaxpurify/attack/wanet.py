@@ -8,7 +8,15 @@ from jaxtyping import Array, Float, Key
 import numpy as np
 
 from jaxpurify.attack.budget import CHUNK, apply_trigger
-from jaxpurify.attack.choose import StoredLabels, check_dataset, check_target, choose, poison_count, positions
+from jaxpurify.attack.choose import (
+    StoredLabels,
+    check_dataset,
+    check_target,
+    check_whole,
+    choose,
+    poison_count,
+    positions,
+)
 from jaxpurify.data.poison import Poison, WarpTrigger
 from jaxpurify.random import image_keys, named
 from jaxpurify.types import StoredImages
@@ -64,6 +72,7 @@ def wanet(
     check_target(target, labels)
     if not strength > 0:
         raise ValueError(f"strength is {strength}; it must be above 0")
+    check_whole(grid=grid)
     if grid < 2 or min(images.shape[1:3]) < 2:
         raise ValueError(f"grid is {grid} on images of {images.shape[1]}x{images.shape[2]}; both need 2 or more a side")
     if not cover_ratio >= 0:

@@ -14,7 +14,8 @@ class Options:
     """Make a poison for a training set.
 
     Attributes:
-      attack: e.g. "badnets(count=100)"; `jaxpurify list` shows all with their options.
+      attack: e.g. "badnets(count=100)"; `jaxpurify list` shows all with their options. Surrogates stay as they are:
+        sleeper_agent trains them again in grids (`jaxpurify evaluate`) only.
       source: digits, tfds:NAME/SPLIT, folder:PATH or npz:PATH, each with an optional slice such as [:1000].
       out: the .npz file of the poison, or its folder.
       format: npz is our own file. benchmark is a folder that the poisoning benchmark reads; it needs --targets, and
@@ -110,13 +111,17 @@ def attack_options(spec: str, target: int | None = None) -> tuple[Any, dict[str,
     """The catalogue's entry of an attack spec, and its options.
 
     Raises:
-      ValueError: unknown attack, an option that it does not take, or two targets.
+      ValueError: unknown attack, an option that it does not take or that does nothing here, or two targets.
     """
     from jaxpurify.evaluate.crafting import attack_of
 
     entry, settings, through = attack_of(spec)
     if through:
         raise ValueError(f"attack {spec!r}: on the command line the purifier is given by --through")
+    if "retrain_every" in settings:
+        raise ValueError(
+            f"attack {spec!r}: surrogates are trained again by `jaxpurify evaluate` only; no retrain_every"
+        )
     if target is not None:
         if not entry.needs_target:
             raise ValueError(f"attack {spec!r} has no target; leave --target out")

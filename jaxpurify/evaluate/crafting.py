@@ -1,6 +1,8 @@
 """How an attack of the catalogue is called: what it sees of a surrogate, its targets, what it goes through."""
 
 from collections.abc import Callable, Sequence
+import dataclasses
+import inspect
 from typing import Any
 
 import jax
@@ -8,7 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 import numpy as np
 
+from jaxpurify.attack.budget import levels
 from jaxpurify.attack.catalogue import Attack, named_attack
+from jaxpurify.attack.choose import check_whole
+from jaxpurify.attack.linear_noise import linear_noise
 from jaxpurify.data.augment import ContinuousShift
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.poison import Poison, Targets
@@ -19,10 +24,11 @@ from jaxpurify.networks.partition import split_trainable
 from jaxpurify.purify.adaptive import Adaptive
 from jaxpurify.random import named
 
-# Callables, arrays and devices, which a spec cannot hold, and what returns several poisons.
+# Callables, arrays and devices, which a spec cannot hold, what returns several poisons, and what would do nothing:
+# nobody refreshes MetaPoison's members here, and features of frozen networks draw nothing.
 NOT_IN_SPECS = {
-    "trigger", "transform", "targets", "overlay", "mesh", "separately", "hidden", "patch", "bases",
-    "retrain", "refresh",
+    "trigger", "transform", "targets", "overlay", "mesh", "separately", "patch", "bases", "retrain", "refresh",
+    "refresh_every", "draws",
 }  # fmt: skip
 # What a spec says of the purifier that an attacker crafts through, for every attack that follows a gradient.
 ADAPTIVE = ("through", "gradient", "gradient_steps", "gradient_difference")
@@ -33,10 +39,12 @@ def attack_of(spec: str) -> tuple[Attack, dict[str, Any], dict[str, Any]]:
 
     `through="langevin(steps=150)"` makes any attack that follows a gradient adaptive; `gradient`, `gradient_steps` and
     `gradient_difference` are `Adaptive`'s mode, steps and difference. `augment=4` makes an attack that takes an
-    augmentation craft through shifts of up to 4 pixels and mirroring (`data.augment.ContinuousShift`).
+    augmentation craft through shifts of up to 4 pixels and mirroring (`data.augment.ContinuousShift`). `hidden=True`
+    hides the poisons of gradient matching in the surrogate's own features.
 
     Raises:
-      ValueError: an unknown attack, positional options, or an option that it does not take.
+      ValueError: an unknown attack, positional options, an option that it does not take, a fraction where a whole
+        number is due, a budget outside [1/255, 1], or an option that would do nothing without another one.
     """
     part = parse_spec(spec)
     entry = named_attack(part.name)
@@ -51,10 +59,27 @@ def attack_of(spec: str) -> tuple[Attack, dict[str, Any], dict[str, Any]]:
     pixels = part.options.get("augment", 0)
     if not isinstance(pixels, int) or pixels < 0:
         raise ValueError(f"augment={pixels!r}; it must be a number of pixels, 0 or more, by which images are shifted")
+    _check_options(entry, part.options)
     through = {name: value for name, value in part.options.items() if name in ADAPTIVE}
     if through and "through" not in through:
         raise ValueError(f"attack {spec!r}: {next(iter(through))} goes with through='…', the purifier")
     return entry, {name: value for name, value in part.options.items() if name not in through}, through
+
+
+def _check_options(entry, options):
+    """Refuses values that an attack would refuse only after surrogates were trained, or would not notice."""
+    parameters = inspect.signature(entry.craft).parameters
+    annotations = {name: parameters[name].annotation for name in options if name in parameters}
+    check_whole(**{name: options[name] for name, kind in annotations.items() if kind in (int, int | None)})
+    # The bound of linear_noise is one of the L2 norm.
+    if "epsilon" in options and entry.craft is not linear_noise:
+        unbounded = options["epsilon"] is None and annotations["epsilon"] == float | None
+        if not unbounded:
+            levels(options["epsilon"])
+    if not isinstance(options.get("hidden", False), bool):
+        raise ValueError(f"hidden={options['hidden']!r}; it must be True, the surrogate's features, or False")
+    if "hidden_weight" in options and not options.get("hidden"):
+        raise ValueError(f"hidden_weight={options['hidden_weight']!r} goes with hidden=True")
 
 
 def adaptive_purifier(options: dict[str, Any], shape: tuple[int, ...]) -> Adaptive | None:
@@ -101,7 +126,8 @@ def craft(
       surrogate: the attacker's model, or the members of an ensemble; None for attacks without one.
       train: the clean training set.
       key: consumed.
-      retrain: (images, labels, key) to a new surrogate, for attacks that train theirs again on what is poisoned so far.
+      retrain: (images, labels, key) to a new surrogate, for attacks that train theirs again on what is poisoned so
+        far; called once for each member of an ensemble.
 
     Raises:
       ValueError: a setting of the wrong type or value.
@@ -116,8 +142,10 @@ def craft(
         params = surrogate if isinstance(surrogate, Frozen) else tuple(surrogate)
         if entry.sees == "parameters":
             apply, params = split_trainable(params)
+            if "hidden" in settings:
+                settings = settings | {"hidden": _hidden(apply) if settings["hidden"] else None}
             if retrain is not None and "retrain" in entry.options:
-                settings = settings | {"retrain": _Retrained(retrain)}
+                settings = settings | {"retrain": _Retrained(retrain, surrogate)}
             return entry.craft(apply, params, key, train.images, train.labels, **settings)
         apply = _features if entry.sees == "features" else _logits
         return entry.craft(apply, params, key, train.images, train.labels, **settings)
@@ -129,13 +157,24 @@ def craft(
 
 
 class _Retrained:
-    """What training moves of the classifier that a function trains."""
+    """A surrogate, or as many members as an ensemble has, from a function that trains one classifier."""
 
-    def __init__(self, retrain: Callable[..., Frozen]):
+    def __init__(self, retrain: Callable[..., Frozen], surrogate: Frozen | Sequence[Frozen]):
         self.retrain = retrain
+        self.members = None if isinstance(surrogate, Frozen) else len(surrogate)
 
     def __call__(self, images, labels, key):
-        return split_trainable(self.retrain(images, labels, key))[1]
+        if self.members is None:
+            return split_trainable(self.retrain(images, labels, key))
+        keys = [jax.random.fold_in(key, member) for member in range(self.members)]
+        return split_trainable([self.retrain(images, labels, own) for own in keys])
+
+
+def _hidden(apply):
+    """The penultimate features of a network, or of each member, as a function of what training moves."""
+    if isinstance(apply, tuple):
+        return tuple(_hidden(member) for member in apply)
+    return dataclasses.replace(apply, method="features")
 
 
 def _logits(model: Frozen, images):

@@ -7,8 +7,11 @@ import numpy as np
 import optax
 import pytest
 
+from jaxpurify.attack.crafting import Crafting
 from jaxpurify.attack.gradient_matching import gradient_matching
 from jaxpurify.attack.matching import Passenger
+from jaxpurify.attack.matching_objective import Matching, target_gradients
+from jaxpurify.attack.view import View
 from jaxpurify.data.augment import ContinuousShift
 from jaxpurify.data.poison import Targets, load_poison, save_poison
 from jaxpurify.sharding import data_mesh
@@ -121,8 +124,9 @@ def test_one_minibatch_is_all(surrogate, digits, targets):
     np.testing.assert_array_equal(one.images, all_rows.images)
 
 
-def test_poisons_over_four_devices(surrogate, digits, targets):
-    one, four = (craft(surrogate, digits, targets, steps=3, mesh=mesh) for mesh in (None, data_mesh()))
+@pytest.mark.parametrize("options", [{}, {"transform": lambda keys, images: images * 0.9, "micro_batch": 12}])
+def test_poisons_over_four_devices(surrogate, digits, targets, options):
+    one, four = (craft(surrogate, digits, targets, steps=3, mesh=mesh, **options) for mesh in (None, data_mesh()))
     np.testing.assert_allclose(four.how["last_losses"], one.how["last_losses"], rtol=1e-3)
     assert (np.abs(four.images.astype(int) - one.images) > 1).mean() < 0.01
     with pytest.raises(ValueError, match=r"^count is 10; split over 4 devices it must be a multiple of them$"):
@@ -160,6 +164,58 @@ def test_hidden_poisons_keep_their_features(surrogate, digits, targets):
     plain = craft(surrogate, digits, targets)
     hidden = craft(surrogate, digits, targets, hidden=features, hidden_weight=20.0)
     assert moved(hidden) < 0.5 * moved(plain)
+
+
+def test_each_member_has_its_own_hidden_features(surrogate, digits, targets):
+    _, params = surrogate
+
+    def features(params, images):
+        return jnp.tanh(images.reshape(len(images), -1) @ params["first"] + params["shift"][None])
+
+    def thrice(params, images):
+        return 3 * features(params, images)
+
+    ensemble = (surrogate[0], (params, params))
+    options = {"steps": 1, "restarts": 1, "hidden_weight": 50.0}
+    none, both, mixed = (
+        craft(ensemble, digits, targets, **options, **hidden).how["first_losses"][0]
+        for hidden in ({}, {"hidden": features}, {"hidden": [features, thrice]})
+    )
+    # Squared distances: 1 and 1 of one callable for both, 1 and 9 of one each.
+    assert both > none + 0.01
+    assert mixed - none == pytest.approx(5 * (both - none), rel=1e-3)
+    with pytest.raises(ValueError, match=r"^hidden has 1 functions for 2 members of the ensemble$"):
+        craft(ensemble, digits, targets, hidden=(features,))
+
+
+def test_hidden_distances_of_a_mini_batch_are_its_own_mean(surrogate, digits, targets):
+    """Mini-batches of 16 and 8 rows: a row of the smaller one has twice the share of one of the larger."""
+    apply, params = surrogate
+    apply = jax.tree_util.Partial(apply)
+    index = np.flatnonzero(digits[1][:1000] == 3)[:24]
+    rows = jnp.asarray(digits[0][index]), jnp.asarray(digits[1][index]), jnp.asarray(index, jnp.int32)
+    crafting = Crafting(*rows, jax.random.key(0), jnp.float32(0.1), jnp.float32(0.01), 1)
+    delta = 0.05 * jax.random.normal(jax.random.key(2), (24, 8, 8, 1))
+
+    def hidden_part(match):
+        """What `hidden` adds to the gradient."""
+        common = (apply,), (params,), wanted, Passenger("scalar_product"), View()
+        with_and_without = [
+            jax.jit(Matching.__call__)(
+                Matching(*common, hidden=hidden, hidden_weight=jnp.float32(10), match=match, micro_batch=16),
+                delta,
+                jax.random.key(1),
+                crafting,
+            )[1]
+            for hidden in ((apply,), None)
+        ]
+        return np.asarray(with_and_without[0] - with_and_without[1])
+
+    seen = jnp.asarray(targets.images, jnp.float32) / 255
+    wanted = target_gradients((apply,), (params,), seen, jnp.full(2, 3))
+    whole, parts = hidden_part("all"), hidden_part("minibatch")
+    np.testing.assert_allclose(parts[:16], whole[:16] * 24 / 16, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(parts[16:], whole[16:] * 24 / 8, rtol=1e-3, atol=1e-5)
 
 
 def test_self_betrayal_uses_the_targets_own_class(surrogate, digits, targets):

@@ -115,6 +115,39 @@ def test_transform_stands_between_trigger_and_surrogate(surrogate, digits):
     assert abs(adaptive.how["clean_loss"] / plain.how["clean_loss"] - 1) > 0.1
 
 
+def test_the_loss_is_the_mean_over_members(surrogate, digits):
+    apply, params = surrogate
+    weaker = jax.tree.map(lambda leaf: leaf / 2, params)
+    one, other, both, twice = (
+        craft((apply, members), digits, steps=1) for members in (params, weaker, (params, weaker), [params, params])
+    )
+    mean = (one.how["clean_loss"] + other.how["clean_loss"]) / 2
+    assert both.how["members"] == 2 and both.how["clean_loss"] == pytest.approx(mean, rel=1e-5)
+    assert abs(one.how["clean_loss"] - mean) > 0.01 * mean
+    np.testing.assert_array_equal(twice.images, one.images)
+    trained = craft((apply, (params, weaker)), digits)
+    assert trained.how["triggered_loss"] < 0.5 * trained.how["clean_loss"]
+    with pytest.raises(ValueError, match=r"^params holds no surrogate; give at least one$"):
+        craft((apply, ()), digits)
+
+
+def test_draws_of_the_transform_are_averaged_in_every_step(surrogate, digits):
+    seen = []
+
+    def dimmed(keys, images):
+        seen.append(1)
+        return images * jax.vmap(jax.random.uniform)(keys)[:, None, None, None]
+
+    # A batch that is the whole class: what differs between the two is the draws alone.
+    options = {"transform": dimmed, "steps": 1, "batch_size": 1000}
+    one = craft(surrogate, digits, **options)
+    traced = len(seen)
+    four = craft(surrogate, digits, transform_draws=4, **options)
+    assert len(seen) == 5 * traced and four.how["transform_draws"] == 4
+    assert four.how["clean_loss"] != one.how["clean_loss"]
+    assert four.how["clean_loss"] == pytest.approx(one.how["clean_loss"], rel=0.2)
+
+
 def test_poison_goes_into_training_data_at_its_index(surrogate, digits):
     dataset = Dataset(*digits, tuple("0123456789"))
     poison = craft(surrogate, digits, count=4)
@@ -138,6 +171,7 @@ def test_poison_goes_into_training_data_at_its_index(surrogate, digits):
         ({"surrogate_label": 10}, r"^surrogate_label is 10; the surrogate's outputs are 0 … 9$"),
         ({"optimizer": "sgd"}, r"^optimizer is 'sgd'; known: adam, radam$"),
         ({"choice": "first"}, r"^choice is 'first'; it must be 'random' or 'last'$"),
+        ({"transform_draws": 0}, r"^transform_draws is 0; it must be at least 1$"),
         ({"steps": 0}, r"^steps is 0 and batch_size is 64; both must be at least 1$"),
         ({"learning_rate": float("nan")}, r"^the surrogate's loss is not finite at step 1 of 60; lower learning_rate$"),
     ],

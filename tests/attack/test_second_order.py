@@ -100,6 +100,22 @@ def test_in_double_precision_both_engines_are_one():
         np.testing.assert_allclose(jnp.linalg.norm(two.ravel()), GOLDEN["T2"]["gm"]["gradnorm"], atol=1e-10)
 
 
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_weights_of_rows_are_as_precise_as_the_rows(micro_batch):
+    """1/7 in single precision would be wrong by 2e-9."""
+    with jax.enable_x64(True):
+        params, delta, data, target = jax.tree.map(
+            lambda leaf: jnp.asarray(leaf, jnp.float64) if leaf.dtype == jnp.float32 else leaf, small()
+        )
+        delta, data = jax.tree.map(lambda leaf: leaf[:7], (delta, data))
+        operands = (SMALL, params, delta, data, Passenger("scalar_product"), target, 0.3)
+        two, reverse = (
+            differentiate(*operands, **each) for each in ({"micro_batch": micro_batch}, {"engine": "reverse"})
+        )
+        np.testing.assert_allclose(two[0], reverse[0], rtol=1e-15)
+        np.testing.assert_allclose(two[1], reverse[1], atol=1e-15)
+
+
 def test_first_pass_is_the_gradient_of_the_mean_loss():
     params, delta, data, _ = small()
     expected = jax.value_and_grad(lambda params: SMALL(params, delta, data).mean())(params)

@@ -74,7 +74,7 @@ def test_the_surrogate_is_retrained_on_the_poisons_so_far(surrogate, digits):
 
     def retrain(images, labels, key):
         calls.append((images, labels, float(jax.random.uniform(key))))
-        return jax.tree.map(lambda leaf: leaf + 0.01 * len(calls), params)
+        return surrogate[0], jax.tree.map(lambda leaf: leaf + 0.01 * len(calls), params)
 
     poison = craft(surrogate, digits, retrain=retrain, retrain_every=5)
     assert len(calls) == 2 and poison.how["retrainings"] == 2
@@ -86,7 +86,7 @@ def test_the_surrogate_is_retrained_on_the_poisons_so_far(surrogate, digits):
     assert (calls[0][0] != calls[1][0]).any()
     plain, same = (
         craft(surrogate, digits, **options)
-        for options in ({}, {"retrain": lambda images, labels, key: params, "retrain_every": 100})
+        for options in ({}, {"retrain": lambda images, labels, key: surrogate, "retrain_every": 100})
     )
     np.testing.assert_array_equal(plain.images, same.images)
     assert (plain.images != poison.images).any()
@@ -135,7 +135,11 @@ def test_all_sources_in_chunks_are_all_sources_at_once(surrogate, digits):
         ({"size": 9}, r"^size is 9; a patch on 8x8 images must be 1 … 8$"),
         ({"patch": np.zeros((3, 3, 3), np.float32)}, r"^patch has the shape \(3, 3, 3\); it must be a square "),
         ({"retrain": lambda *data: None, "restarts": 2}, r"^restarts is 2 and retrain_every is 50; with retrain, 1 "),
-        ({"retrain": lambda *data: None, "retrain_every": 5}, r"^retrain returned params of another structure "),
+        ({"retrain": lambda *data: None, "retrain_every": 5}, r"^retrain returned a NoneType; it must return "),
+        (
+            {"retrain": lambda *data: (len, {}), "retrain_every": 5},
+            r"^retrain returned params of another structure ",
+        ),
         ({"match": "some"}, r"^match is 'some'; known: all, minibatch$"),
     ],
 )

@@ -108,6 +108,8 @@ def test_narcissus_through_two_steps_of_an_energy(archive, here, energy_weights)
         ("brighten(target=0, targets=1)", (), "no option 'targets'; known: target, amount"),
         ("badnets(count=1, target=1)", ("--through", "jpeg(50)"), "follows no gradient; leave --through out"),
         ("narcissus(count=1, target=1)", ("--gradient", "truncated"), "those of --through"),
+        ("sleeper_agent(count=1, retrain_every=50)", (), "`jaxpurify evaluate` only; no retrain_every"),
+        ("metapoison(count=1, refresh_every=2)", (), "takes no option 'refresh_every'"),
     ],
 )
 def test_what_does_not_fit_is_one_line(archive, targeted, refused, everything, attack, options, complaint):

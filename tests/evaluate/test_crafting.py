@@ -1,14 +1,23 @@
 """Attacks as a grid calls them: what they see of a surrogate, target images, purifiers they go through, victims."""
 
+import importlib
+
+from flax import nnx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxpurify import loop
+from jaxpurify.attack.metapoison import metapoison
 from jaxpurify.data.poison import load_poison
 from jaxpurify.data.sources import load_source
-from jaxpurify.evaluate.crafting import adaptive_purifier, attack_of, choose_targets
+from jaxpurify.evaluate.crafting import adaptive_purifier, attack_of, choose_targets, craft
 from jaxpurify.evaluate.scenario import Scenario, run_scenario
 from jaxpurify.networks.catalogue import NETWORKS
+from jaxpurify.networks.freeze import freeze
+from jaxpurify.networks.layers import BatchNorm, Conv, Linear
+from jaxpurify.networks.partition import split_trainable
 from jaxpurify.records import read_rows
 from tests.evaluate.flat import Flat, tiny_protocol
 
@@ -84,11 +93,136 @@ def test_targets_are_of_one_other_class_and_follow_the_key():
         ("badnets(augment=4)", r"takes no option 'augment'"),
         ("badnets(through='jpeg')", r"takes no option 'through'"),
         ("narcissus(gradient='exact')", r"gradient goes with through='…', the purifier"),
+        ("gradient_matching(hidden_weight=100)", r"^hidden_weight=100 goes with hidden=True$"),
+        ("gradient_matching(hidden_weight=100, hidden=False)", r"^hidden_weight=100 goes with hidden=True$"),
+        ("gradient_matching(hidden='features')", r"^hidden='features'; it must be True, the surrogate's features, "),
+        ("gradient_matching(micro_batch=2.5)", r"^micro_batch is 2\.5; it must be a whole number$"),
+        ("metapoison(unroll='2')", r"^unroll is '2'; it must be a whole number$"),
+        ("metapoison(refresh_every=2)", r"takes no option 'refresh_every'; known: target, "),
+        ("wanet(grid=2.5)", r"^grid is 2\.5; it must be a whole number$"),
+        ("bullseye(draws=3)", r"^attack 'bullseye' takes no option 'draws'; known: target, "),
+        ("narcissus(epsilon=None)", r"^epsilon is None; it must be from 1/255 to 1, in units of \[0, 1\]$"),
+        ("narcissus(epsilon='large')", r"^epsilon is 'large'; it must be from 1/255 to 1, in units of \[0, 1\]$"),
+        ("bullseye(epsilon=0)", r"^epsilon is 0; it must be from 1/255 to 1, in units of \[0, 1\]$"),
+        ("badnets(epsilon=8)", r"^epsilon is 8; it must be from 1/255 to 1, in units of \[0, 1\]$"),
     ],
 )
 def test_bad_specs_are_one_clear_line(spec, message):
     with pytest.raises(ValueError, match=message):
         attack_of(spec)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["linear_noise(epsilon=1.3)", "watermark(epsilon=None)", "wanet(epsilon=None, grid=3)", "badnets(count=None)"],
+)
+def test_budgets_of_other_units_and_none_at_all_are_left_alone(spec):
+    assert attack_of(spec)[1]
+
+
+class Normalised(nnx.Module):
+    """A network with running statistics, other ones for every seed."""
+
+    def __init__(self, seed):
+        rngs = nnx.Rngs(seed)
+        self.first = Conv(1, 4, 3, padding=1, rngs=rngs)
+        self.norm = BatchNorm(4)
+        self.linear = Linear(4, 10, rngs=rngs)
+        self.norm.mean[...] = 0.3 * jax.random.normal(jax.random.key(seed), (4,))
+        self.norm.variance[...] = 1.0 + seed
+
+    def features(self, images):
+        return jnp.tanh(self.norm(self.first(images))).mean((1, 2))
+
+    def __call__(self, images):
+        return self.linear(self.features(images))
+
+
+def watched(monkeypatch, name):
+    """Every objective that an attack advances, and how many programs were compiled before it."""
+    module = importlib.import_module(f"jaxpurify.attack.{name}")
+    seen, genuine = [], module.advance
+
+    def advance(objective, *rest):
+        seen.append((objective, loop._compiled_step._cache_size()))
+        return genuine(objective, *rest)
+
+    monkeypatch.setattr(module, "advance", advance)
+    return seen
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_retrained_surrogates_have_their_own_statistics(members, monkeypatch):
+    digits = load_source("digits[:200]")
+    images = jnp.asarray(digits.images[:20], jnp.float32) / 255
+    made, drawn = [], []
+
+    def retrain(poisoned, labels, key):
+        made.append(freeze(Normalised(len(made) + 5)))
+        drawn.append(float(jax.random.uniform(key)))
+        return made[-1]
+
+    surrogates = tuple(freeze(Normalised(seed)) for seed in range(members))
+    entry, settings, _ = attack_of("sleeper_agent(target=3, source=8, size=3, count=5, steps=4, retrain_every=1)")
+    seen = watched(monkeypatch, "sleeper_agent")
+    surrogate = surrogates if members > 1 else surrogates[0]
+    poison = craft(entry, settings, surrogate, digits, jax.random.key(0), retrain=retrain)
+    assert poison.how["retrainings"] == 3 and poison.how["members"] == members
+    assert len(made) == len(set(drawn)) == 3 * members
+    for (objective, _), number in zip(seen, range(-members, 3 * members, members), strict=True):
+        trained = surrogates if number < 0 else made[number : number + members]
+        for apply, params, network in zip(objective.applies, objective.members, trained, strict=True):
+            np.testing.assert_allclose(apply(params, images), network(images), rtol=1e-5, atol=1e-6)
+    assert seen[1][1] == seen[2][1] == seen[3][1]  # one program for all
+
+
+def test_refreshed_members_have_their_own_statistics(monkeypatch):
+    digits = load_source("digits[:200]")
+    images = jnp.asarray(digits.images[:20], jnp.float32) / 255
+    targets = choose_targets(digits, jax.random.key(0), 3, 1)
+    networks = [freeze(Normalised(seed)) for seed in range(3)]
+
+    def refresh(applies, members, step, key):
+        np.testing.assert_allclose(applies[0](members[0], images), networks[step - 1](images), rtol=1e-5, atol=1e-6)
+        return split_trainable(networks[step])
+
+    seen = watched(monkeypatch, "metapoison")
+    options = {"target": 3, "targets": targets, "count": 5, "steps": 3, "refresh": refresh}
+    metapoison(*split_trainable(networks[0]), jax.random.key(0), digits.images, digits.labels, **options)
+    for (objective, _), network in zip(seen, networks, strict=True):
+        found = objective.applies[0](objective.members[0], images)
+        np.testing.assert_allclose(found, network(images), rtol=1e-5, atol=1e-6)
+    assert seen[1][1] == seen[2][1]
+
+
+def test_poisons_hide_in_the_surrogates_features():
+    digits = load_source("digits[:200]")
+    targets = choose_targets(digits, jax.random.key(0), 3, 1)
+    surrogates = tuple(freeze(Normalised(seed)) for seed in range(2))
+
+    def moved(spec):
+        entry, settings, _ = attack_of(spec)
+        poison = craft(entry, settings | {"targets": targets}, surrogates, digits, jax.random.key(0))
+        assert poison.how["hidden_weight"] == (1e4 if "hidden" in spec else 0)
+        both = (jnp.asarray(each, jnp.float32) / 255 for each in (poison.images, digits.images[poison.index]))
+        one, other = (surrogates[1].features(images) for images in both)
+        return float(jnp.square(one - other).mean())
+
+    plain = "gradient_matching(target=3, count=5, steps=15, restarts=1, epsilon=0.3, learning_rate=0.05"
+    assert moved(f"{plain}, hidden=True, hidden_weight=1e4)") < 0.5 * moved(f"{plain})")
+
+
+def test_one_surrogate_is_retrained_for_each_member(tiny, tmp_path):
+    attack = "sleeper_agent(epsilon=0.3, count=20, steps=2, size=3, source=5, retrain_every=1)"
+    run_scenario(Scenario(tiny, (attack,), (), (1,), surrogates=2), tmp_path)
+    how = load_poison(next((tmp_path / "poisons").iterdir())).how
+    assert how["members"] == 2 and how["retrainings"] == 1
+
+
+def test_an_ensemble_for_narcissus(tiny, tmp_path):
+    attack = "narcissus(epsilon=0.3, count=20, steps=2, batch_size=20)"
+    run_scenario(Scenario(tiny, (attack,), (), (1,), surrogates=2), tmp_path)
+    assert load_poison(next((tmp_path / "poisons").iterdir())).how["members"] == 2
 
 
 def test_what_an_adaptive_attack_goes_through():
