@@ -20,13 +20,13 @@ from jaxpurify.weights.catalogue import bundled_for, load_weights
 
 Shape = tuple[int, ...]
 
-# Those called puregen have the published settings (PureGen, arXiv:2405.18627) with the weights for the image size. The
-# card of an energy gives step size and temperature: the published ones for 32 x 32, others for digits. For Reps the
-# paper's table prints [10, 50, 5] and its appendix 7 repetitions; the table is followed. 125 timesteps, as in Filt, are
-# also the published ones for transfer learning and for ε = 16/255. Those called digits were chosen for the bundled models of
-# 8 x 8 pixels. Those called fast make fewer network calls than the exact one beside them: a third of the Langevin
-# steps, each √3 as long (as strong on two victims, experiments/equal_strength.py), and strided denoising of the same
-# noise (a row of experiments/puregen_table1.py; not yet measured beside the 75 calls).
+# Those called puregen have the published settings (PureGen, arXiv:2405.18627) with the weights for the image size.
+# The card of an energy gives step size and temperature: the published ones for 32 x 32, others for digits. For Reps
+# the paper's table prints [10, 50, 5] and its appendix 7 repetitions; the table is followed. 125 timesteps, as in
+# Filt, are also the published ones for transfer learning and for ε = 16/255. Those called digits were chosen for the
+# bundled models of 8 x 8 pixels. Those called fast make fewer network calls than the exact one beside them: a third
+# of the Langevin steps, each √3 as long (as strong on two victims, experiments/equal_strength.py), and strided
+# denoising of the same noise (a row of experiments/puregen_table1.py; not yet measured beside the 75 calls).
 PRESETS: dict[str, str] = {
     "puregen-ebm": "langevin(steps=150)",
     "puregen-ddpm": "diffusion(timestep=75)",
