@@ -16,7 +16,7 @@ from jaxpurify.evaluate.embedded import Embedded
 from jaxpurify.evaluate.metrics import accuracy, natural_accuracy
 from jaxpurify.evaluate.protocol import Protocol
 from jaxpurify.evaluate.purified import purify_key
-from jaxpurify.evaluate.purifiers import make_purifier
+from jaxpurify.evaluate.purifiers import make_purifier, weights_digest
 from jaxpurify.evaluate.victims import train_victim
 from jaxpurify.networks.freeze import Frozen
 from jaxpurify.networks.stored import load_network, save_network
@@ -123,7 +123,10 @@ class Models:
         name = f"surrogate-{member}" if member else "surrogate"
         chosen = {name: settings[name] for name in decisive}
         # Named only where they are: a plain model keeps its file.
-        chosen |= ({"defence": defence} if defence else {}) | ({"adversary": repr(adversary)} if adversary else {})
+        if defence:
+            chosen |= {"defence": defence, "weights": weights_digest(defence, self.train.images.shape[1:])}
+        if adversary:
+            chosen["adversary"] = repr(adversary)
         return self._kept(name, train, protocol, chosen)
 
     def _purified(self, images: np.ndarray, defence: str) -> np.ndarray:
