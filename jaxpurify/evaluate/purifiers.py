@@ -36,6 +36,7 @@ PRESETS: dict[str, str] = {
     "puregen-filt-compat": "filt('diffusion(timestep=125)', fraction=0.5, compat=True)",
     "exact": "puregen-ddpm",
     "fast": "diffusion(timestep=75, steps=5)",
+    "filt-fast": "filt('diffusion(timestep=125, steps=5)', fraction=0.5)",
     "ebm-exact": "puregen-ebm",
     "ebm-fast": "langevin(steps=50, step_size=0.01083)",
     "digits-ebm": "langevin(steps=150)",
