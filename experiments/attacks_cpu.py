@@ -49,7 +49,9 @@ class Group:
 
 
 NARCISSUS = "narcissus(epsilon=16/255, count=100, steps=500, batch_size=128, learning_rate=0.01, choice='random')"
-MATCHING = "gradient_matching(epsilon=16/255, count=150, steps=150, restarts=2)"
+# Half of a class, crafted through the victims' augmentation. Chosen on seeds 100 to 103, which are not reported: it hit
+# three of their four targets; without augmentation two other settings (PyTorch, 100 and 300 poisons) hit none of two.
+MATCHING = "gradient_matching(epsilon=16/255, count=250, steps=100, restarts=1, augment=4)"
 BULLSEYE = "bullseye(epsilon=8/255, count=25, steps=300, learning_rate=0.01)"
 POLYTOPE = "convex_polytope(epsilon=8/255, count=25, steps=300, learning_rate=0.01, coefficient_steps=50)"
 # The attacker's own chain has a third of the defender's steps, each √3 as long; its derivative is that of the last two
@@ -92,13 +94,13 @@ GROUPS = {
         "scratch",
         {
             "gradient_matching": MATCHING,
-            "metapoison": "metapoison(epsilon=16/255, count=150, steps=60)",
-            "random_noise": "random_noise(epsilon=16/255, count=150)",
+            "metapoison": "metapoison(epsilon=16/255, count=250, steps=60)",
+            "random_noise": "random_noise(epsilon=16/255, count=250)",
         },
     ),
     "adaptive": Group(
         "scratch",
-        {"gradient_matching": adaptive(MATCHING, steps=100, restarts=1), "narcissus": adaptive(NARCISSUS, steps=150)},
+        {"gradient_matching": adaptive(MATCHING), "narcissus": adaptive(NARCISSUS, steps=150)},
     ),
     "adaptive-transfer": Group("linear", {"bullseye": adaptive(BULLSEYE), "convex_polytope": adaptive(POLYTOPE)}),
 }

@@ -6,10 +6,12 @@ from pathlib import Path
 import jax
 import pytest
 
+# Most of the suite's time is compilation, and LLVM's optimisation costs more of it than small programs gain from it.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
-# Most of the suite's time is compilation; a second run finds the programs of the first.
+# A second run finds the programs of the first.
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
