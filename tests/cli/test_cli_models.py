@@ -174,7 +174,7 @@ def test_craft_writes_a_poison_and_the_poisoned_data(photographs, here, capsys):
         ("badnets(count=3, target=9)", (), "target is 9"),
         ("badnets(number=3, target=1)", (), "no option 'number'"),
         ("badnets(count='many', target=1)", (), "count is 'many'; it must be a whole number"),
-        ("badnets(count=3, target=1, size='wide')", (), "badnets(count=3, target=1, size='wide')"),
+        ("badnets(fraction='all', target=1)", (), "badnets(fraction='all', target=1)"),
         ("badnets(3)", (), "name=value"),
         ("class_noise(epsilon=2.0)", (), "epsilon is 2.0"),
         ("class_noise", ("--target", "1"), "has no target"),
