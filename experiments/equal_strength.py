@@ -40,20 +40,15 @@ class Config:
     workers: int = 2
     part: int | None = None
 
-    def scenario(self, part: int, parts: int) -> Scenario:
+    def scenarios(self, part: int, parts: int) -> list[Scenario]:
         """A part of the seeds."""
         defences = {"langevin": LANGEVIN, "diffusion": DIFFUSION}[self.family]
-        return Scenario(protocol("cpu-small"), (ATTACK,), defences, self.seeds[part::parts])
+        return [Scenario(protocol("cpu-small"), (ATTACK,), defences, self.seeds[part::parts])]
 
 
 def main() -> None:
     """Runs the curve with one process a core, or one part of it in this process."""
-    config = tyro.cli(Config)
-
-    def scenarios(part: int, parts: int) -> list[Scenario]:
-        return [config.scenario(part, parts)]
-
-    run_grid("experiments.equal_strength", scenarios, "equal_strength", workers=config.workers, part=config.part)
+    run_grid("experiments.equal_strength", tyro.cli(Config), "equal_strength")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ Two single-threaded victims beat one that uses two cores: XLA:CPU runs most oper
 ResNet-9 of width 16 on two cores of a Xeon (Sapphire Rapids): 820 images/s in one process, 2 × 540 in two.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import os
 from pathlib import Path
 import subprocess
 import sys
+from typing import Protocol
 
 from jaxpurify.cli.memory import keep_memory
 from jaxpurify.evaluate.scenario import Scenario, run_scenario
@@ -16,32 +17,48 @@ from jaxpurify.evaluate.scenario import Scenario, run_scenario
 RESULTS = Path(__file__).parent / "results"
 
 
-def run_grid(
-    module: str, scenarios: Callable[[int, int], Sequence[Scenario]], name: str, *, workers: int, part: int | None
-) -> None:
-    """Runs grids with `workers` processes, or one part of each in this process.
+class Grids(Protocol):
+    """The config of an experiment.
+
+    Attributes:
+      workers: number of processes, and of parts.
+      part: None in the process that the user started.
+    """
+
+    @property
+    def workers(self) -> int: ...
+
+    @property
+    def part(self) -> int | None: ...
+
+    def scenarios(self, part: int, parts: int) -> Sequence[Scenario]:
+        """That share of every grid."""
+        ...
+
+
+def run_grid(module: str, config: Grids, name: str) -> None:
+    """Runs grids with one process a core, or one part of each in this process.
 
     Args:
       module: the experiment, which is started again as `python -m module … --part i`.
-      scenarios: (part, parts) to that share of the grids.
+      config: what the experiment's command line says.
       name: of the file under experiments/results/.
-      workers: number of processes, and of parts.
-      part: None in the process that the user started.
 
     Raises:
       SystemExit: a worker failed; the others are still waited for.
     """
-    if part is None and workers > 1:
-        _start_workers(module, workers)
+    part = config.part or 0
+    if config.part is None and config.workers > 1:
+        _start_workers(module, config.workers)
         return
     keep_memory()
 
     def progress(what: str, done: int, total: int) -> None:
         if done in (0, total):
-            print(f"[{part or 0}] {what} {done}/{total}", flush=True)
+            print(f"[{part}] {what} {done}/{total}", flush=True)
 
     # One folder for all tables: they share surrogates, clean victims and purified clean images.
-    for scenario in scenarios(part or 0, workers):
+    for scenario in config.scenarios(part, config.workers):
         run_scenario(scenario, "runs/grid", results=RESULTS / f"{name}.jsonl", progress=progress)
 
 

@@ -20,7 +20,7 @@ half of the highest success, at most 6 points of accuracy. `cpu-small` was not r
 """
 
 import dataclasses
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import tyro
 
@@ -48,15 +48,26 @@ COLUMNS = {
     "cpu-small": ((("none", "ebm", "ddpm"), 30), (("jpeg-25", "jpeg-75", "jpeg-85"), 10)),
     "paper": ((tuple(SHORT), 10),),
 }
-# Poisons, which images of the class, strength of the trigger at test, epochs of the victims, and the crafting. The sets
-# of cpu and cpu-small are a fifth and a tenth of the published one: half of a class is poisoned, where it takes a tenth
+
+
+class Chosen(NamedTuple):
+    """What a protocol's attack and victims are: poisons, which images of the class, and so on."""
+
+    count: int
+    choice: str
+    trigger_scale: float
+    epochs: int
+    crafting: str
+
+
+# The sets of cpu and cpu-small are a fifth and a tenth of the published one: half of a class is poisoned in them, a tenth
 # of one there.
 QUICK = "steps=500, batch_size=128, learning_rate=0.01"
 CHOSEN = {
-    "cpu": (500, "random", 1.5, 10, QUICK),
-    "cpu-small": (250, "random", 1.5, 15, QUICK),
+    "cpu": Chosen(500, "random", 1.5, 10, QUICK),
+    "cpu-small": Chosen(250, "random", 1.5, 15, QUICK),
     # 1000 passes over the 5,000 images of the class.
-    "paper": (500, "last", 1.0, 200, "steps=14286, batch_size=350, learning_rate=0.005"),
+    "paper": Chosen(500, "last", 1.0, 200, "steps=14286, batch_size=350, learning_rate=0.005"),
 }
 
 
@@ -108,14 +119,15 @@ class Config:
 
     def scenarios(self, part: int = 0, parts: int = 1) -> list[Scenario]:
         """A part of the grid."""
-        count, choice, scale, epochs, crafting = CHOSEN[self.protocol]
-        count = self.count or count
-        attack = f"narcissus(epsilon={self.epsilon}/255, count={count}, {crafting}, choice={choice!r})"
+        chosen = CHOSEN[self.protocol]
+        budget = f"epsilon={self.epsilon}/255, count={self.count or chosen.count}"
+        attack = f"narcissus({budget}, {chosen.crafting}, choice={chosen.choice!r})"
         victims = protocol(self.protocol)
-        victims = dataclasses.replace(victims, recipe=dataclasses.replace(victims.recipe, epochs=self.epochs or epochs))
+        recipe = dataclasses.replace(victims.recipe, epochs=self.epochs or chosen.epochs)
+        victims = dataclasses.replace(victims, recipe=recipe)
         known = published(self.ebm_weights, self.ddpm_weights) if self.protocol == "paper" else SHORT
         columns = ((self.defences, COLUMNS[self.protocol][0][1]),) if self.defences else COLUMNS[self.protocol]
-        strength = scale if self.trigger_scale is None else self.trigger_scale
+        strength = chosen.trigger_scale if self.trigger_scale is None else self.trigger_scale
         grids = []
         for names, seed_count in columns:
             seeds = (self.seeds or tuple(range(seed_count)))[part::parts]
@@ -127,7 +139,7 @@ def main() -> None:
     """Runs the grid with one process a core, or one part of it in this process."""
     config = tyro.cli(Config)
     name = f"puregen_table1_{config.protocol.replace('-', '_')}"
-    run_grid("experiments.puregen_table1", config.scenarios, name, workers=config.workers, part=config.part)
+    run_grid("experiments.puregen_table1", config, name)
 
 
 if __name__ == "__main__":

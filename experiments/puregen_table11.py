@@ -62,9 +62,7 @@ class Config:
 
 def main() -> None:
     """Runs the table with one process a core, or one part of it in this process."""
-    config = tyro.cli(Config)
-    name = "puregen_table11_cpu_small"
-    run_grid("experiments.puregen_table11", config.scenarios, name, workers=config.workers, part=config.part)
+    run_grid("experiments.puregen_table11", tyro.cli(Config), "puregen_table11_cpu_small")
 
 
 if __name__ == "__main__":

@@ -49,12 +49,12 @@ class Config:
     workers: int = 2
     part: int | None = None
 
-    def scenario(self, part: int, parts: int) -> Scenario:
+    def scenarios(self, part: int, parts: int) -> list[Scenario]:
         """A part of the table; models that are missing are trained first, each by one process."""
         wanted = [(model, epsilon) for model in self.models for epsilon in self.epsilons]
         paths = {each: trained(*each) for each in wanted[part:] + wanted[:part]}
         defences = tuple(SPECS[model].format(path=paths[model, epsilon]) for model, epsilon in wanted)
-        return dataclasses.replace(table1(8), defences=("none", *defences), seeds=self.seeds[part::parts])
+        return [dataclasses.replace(table1(8), defences=("none", *defences), seeds=self.seeds[part::parts])]
 
 
 def table1(epsilon: int) -> Scenario:
@@ -92,13 +92,7 @@ def public_images(epsilon: int) -> StoredImages:
 
 def main() -> None:
     """Runs the table with one process a core, or one part of it in this process."""
-    config = tyro.cli(Config)
-    name = "puregen_table3_cpu_small"
-
-    def scenarios(part: int, parts: int) -> list[Scenario]:
-        return [config.scenario(part, parts)]
-
-    run_grid("experiments.puregen_table3", scenarios, name, workers=config.workers, part=config.part)
+    run_grid("experiments.puregen_table3", tyro.cli(Config), "puregen_table3_cpu_small")
 
 
 if __name__ == "__main__":

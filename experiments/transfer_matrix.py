@@ -51,10 +51,7 @@ class Config:
 
 def main() -> None:
     """Runs the matrix with one process a core, or one part of it in this process."""
-    config = tyro.cli(Config)
-    run_grid(
-        "experiments.transfer_matrix", config.scenarios, "transfer_matrix", workers=config.workers, part=config.part
-    )
+    run_grid("experiments.transfer_matrix", tyro.cli(Config), "transfer_matrix")
 
 
 if __name__ == "__main__":

@@ -13,11 +13,9 @@ def grids():
     yield "table11", puregen_table11.Config().scenarios
     yield "transfer-matrix", transfer_matrix.Config(networks=("", "resnet9(width=8)")).scenarios
     for group in attacks_cpu.GROUPS:
-        config = attacks_cpu.Config(group=group)
-        yield group, lambda part, parts, config=config: [config.scenario(part, parts)]
+        yield group, attacks_cpu.Config(group=group).scenarios
     for family in ("langevin", "diffusion"):
-        config = equal_strength.Config(family=family)
-        yield family, lambda part, parts, config=config: [config.scenario(part, parts)]
+        yield family, equal_strength.Config(family=family).scenarios
 
 
 @pytest.mark.parametrize(("name", "scenarios"), list(grids()))
