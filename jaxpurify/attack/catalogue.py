@@ -38,6 +38,7 @@ class Attack:
       needs_target: whether it takes `target=`; indiscriminate attacks have none.
       labels_changed: whether it changes labels unless asked not to.
       source: the paper.
+      norm: of its `epsilon`: `linf`, in units of [0, 1] a value, or `l2`.
     """
 
     craft: Callable[..., Any]
@@ -46,6 +47,7 @@ class Attack:
     needs_target: bool
     labels_changed: bool
     source: str
+    norm: str = "linf"
 
     @property
     def needs_surrogate(self) -> bool:
@@ -122,7 +124,8 @@ ATTACKS: dict[str, Attack] = {
         class_noise, "one random perturbation a class, indiscriminate", "nothing", False, False, "arXiv:2406.15093"
     ),
     "linear_noise": Attack(
-        linear_noise, "linearly separable patches (LSP), indiscriminate", "nothing", False, False, "arXiv:2111.00898"
+        linear_noise, "linearly separable patches (LSP), indiscriminate", "nothing", False, False, "arXiv:2111.00898",
+        norm="l2",
     ),
 }  # fmt: skip
 

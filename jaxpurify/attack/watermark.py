@@ -6,7 +6,8 @@ from jaxtyping import Array, Float, Key
 import numpy as np
 
 from jaxpurify.attack.budget import add_levels, levels, to_levels
-from jaxpurify.attack.choose import StoredLabels, check_dataset, check_target, choose, poison_count, positions
+from jaxpurify.attack.choose import StoredLabels
+from jaxpurify.attack.targeted import check_targets, choose_base
 from jaxpurify.data.poison import Poison, Targets
 from jaxpurify.random import named
 from jaxpurify.types import StoredImages
@@ -44,20 +45,14 @@ def watermark(
       ValueError: `epsilon` outside [1/255, 1], `opacity` outside [0, 1], a target of the intended class or of
         another shape, or more poisons than images of the class.
     """
-    check_dataset(images, labels)
-    check_target(target, labels)
-    if targets.images.shape[1:] != images.shape[1:]:
-        raise ValueError(f"targets are {targets.images.shape[1:]}; they must be as the images, {images.shape[1:]}")
-    if (targets.labels == target).any():
-        row = targets.index[np.argmax(targets.labels == target)]
-        raise ValueError(f"target is {target}; target image {row} is of that class already")
+    check_targets(images, labels, target, targets)
     if epsilon is not None:
         levels(epsilon)
     weights = np.atleast_1d(np.asarray(opacity, np.float32))
     if weights.shape not in ((1,), (images.shape[3],)) or not ((weights >= 0) & (weights <= 1)).all():
         raise ValueError(f"opacity is {opacity}; it must be one number in [0, 1], or one for each channel")
-    number = poison_count(count, fraction, len(labels))
-    index = choose(named(key, "choice"), positions(labels == target), number, what=f"images of class {target}")
+    index = choose_base(named(key, "choice"), labels, target, count, fraction)
+    number = len(index)
     chosen = images[index].astype(np.float32) / 255
     aims = targets.images[np.arange(number) % len(targets)].astype(np.float32) / 255
     delta = watermark_delta(chosen, aims, weights, 1.0 if epsilon is None else epsilon)

@@ -13,7 +13,6 @@ import numpy as np
 from jaxpurify.attack.budget import levels
 from jaxpurify.attack.catalogue import Attack, named_attack
 from jaxpurify.attack.choose import check_whole
-from jaxpurify.attack.linear_noise import linear_noise
 from jaxpurify.data.augment import ContinuousShift
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.poison import Poison, Targets
@@ -57,7 +56,7 @@ def attack_of(spec: str) -> tuple[Attack, dict[str, Any], dict[str, Any]]:
     if unknown:
         raise ValueError(f"attack {part.name!r} takes no option {unknown[0]!r}; known: {', '.join(known)}")
     pixels = part.options.get("augment", 0)
-    if not isinstance(pixels, int) or pixels < 0:
+    if isinstance(pixels, bool) or not isinstance(pixels, int) or pixels < 0:
         raise ValueError(f"augment={pixels!r}; it must be a number of pixels, 0 or more, by which images are shifted")
     _check_options(entry, part.options)
     through = {name: value for name, value in part.options.items() if name in ADAPTIVE}
@@ -71,8 +70,7 @@ def _check_options(entry, options):
     parameters = inspect.signature(entry.craft).parameters
     annotations = {name: parameters[name].annotation for name in options if name in parameters}
     check_whole(**{name: options[name] for name, kind in annotations.items() if kind in (int, int | None)})
-    # The bound of linear_noise is one of the L2 norm.
-    if "epsilon" in options and entry.craft is not linear_noise:
+    if "epsilon" in options and entry.norm == "linf":
         unbounded = options["epsilon"] is None and annotations["epsilon"] == float | None
         if not unbounded:
             levels(options["epsilon"])

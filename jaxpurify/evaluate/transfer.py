@@ -73,13 +73,13 @@ def matrix_table(matrix: Matrix) -> Table:
 
 def matrix_markdown(matrix: Matrix) -> str:
     """The matrix as GitHub Markdown."""
-    lines = [f"**Poison success by surrogate and victim: {matrix.title.replace('|', chr(92) + '|')}**", ""]
-    lines.append("| made on | " + " | ".join(matrix.victims) + " |")
-    lines.append("| --- |" + " --: |" * len(matrix.victims))
+    text = [f"**Poison success by surrogate and victim: {matrix.title.replace('|', chr(92) + '|')}**", ""]
+    text.append("| made on | " + " | ".join(matrix.victims) + " |")
+    text.append("| --- |" + " --: |" * len(matrix.victims))
     for surrogate in matrix.surrogates:
         cells = (_cell(matrix.cells.get((surrogate, victim))) for victim in matrix.victims)
-        lines.append(f"| {surrogate} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, ""])
+        text.append(f"| {surrogate} | " + " | ".join(cells) + " |")
+    return "\n".join([*text, ""])
 
 
 def _cell(line: Line | None) -> str:

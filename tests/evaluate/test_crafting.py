@@ -89,6 +89,7 @@ def test_targets_are_of_one_other_class_and_follow_the_key():
         ("narcissus(3)", r"options are written name=value"),
         ("narcissus(speed=3)", r"takes no option 'speed'; known: target, count"),
         ("narcissus(transform='jpeg')", r"takes no option 'transform'"),
+        ("gradient_matching(augment=True)", r"^augment=True; it must be a number of pixels, 0 or more"),
         ("gradient_matching(augment='crop')", r"^augment='crop'; it must be a number of pixels, 0 or more"),
         ("badnets(augment=4)", r"takes no option 'augment'"),
         ("badnets(through='jpeg')", r"takes no option 'through'"),
