@@ -60,8 +60,8 @@ class Chosen(NamedTuple):
     crafting: str
 
 
-# The sets of cpu and cpu-small are a fifth and a tenth of the published one: half of a class is poisoned in them, a tenth
-# of one there.
+# The sets of cpu and cpu-small are a fifth and a tenth of the published one: half of a class is
+# poisoned in them, a tenth of one there.
 QUICK = "steps=500, batch_size=128, learning_rate=0.01"
 CHOSEN = {
     "cpu": Chosen(500, "random", 1.5, 10, QUICK),
