@@ -22,14 +22,13 @@ def main(arguments: list[str]) -> int:
     options = tyro.cli(Options, prog="jaxpurify demo", args=arguments)
     if options.seeds < 1:
         raise ValueError(f"seeds={options.seeds}; at least 1 is needed")
-    from rich.console import Console
 
     from jaxpurify.cli.progress import progress_display
+    from jaxpurify.cli.report import print_table
     from jaxpurify.evaluate.exhibits import exhibits
     from jaxpurify.evaluate.presets import preset
     from jaxpurify.evaluate.report import demo_report
     from jaxpurify.evaluate.scenario import run_scenario
-    from jaxpurify.evaluate.table import results_table
     from jaxpurify.records import read_rows
 
     start = time.perf_counter()
@@ -58,6 +57,6 @@ def main(arguments: list[str]) -> int:
             configuration=scenario.config(),
         )
         progress("drawing the report", 1, 1)
-    Console().print(results_table(rows))
+    print_table(rows)
     print(f"{time.perf_counter() - start:.0f} s · rows: {results} · report: {report}")
     return 0

@@ -65,8 +65,9 @@ def print_table(rows: list) -> None:
     from jaxpurify.evaluate.transfer import matrix_table, transfer_matrices
 
     console = Console()
-    for table in (results_table(rows), *map(matrix_table, transfer_matrices(rows))):
+    width = console.width if console.is_terminal else 120
+    for table in (results_table(rows, width=width), *map(matrix_table, transfer_matrices(rows))):
         if console.is_terminal:
             console.print(table)
         else:
-            print(plain_text(table), end="")
+            print(plain_text(table, width=width), end="")

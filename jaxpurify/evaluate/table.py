@@ -26,18 +26,23 @@ from jaxpurify.evaluate.summary import (
 from jaxpurify.records import Summary
 
 COLUMNS = ("Natural accuracy", "Poison success", "Highest run", "Worst class", "Clean floor", "Excess")
+WIDE = 100  # characters; where there are fewer, names of attacks and defences need the room of a column
+HIGHEST = "Highest run: the run (its target class) with the highest success. "
 LEGEND = (
     "Percent, mean ± standard error over n runs (a seed and a victim each; no error at n = 1). Poison success: of all "
     "triggered test images, or of the target images, where Wilson's 95 % interval in brackets takes the error's place. "
-    "Highest run: the run (its target class) with the highest success. Worst class: the true class of test images with "
-    "the highest success, averaged over runs. Clean floor: the same trigger or target on a victim trained on clean "
-    "data. Excess: success above that floor, in percentage points. Adaptive: the attacker knew the defence. –: has no "
-    "meaning here or was not measured."
+    f"{HIGHEST}Worst class: the true class of test images with the highest success, averaged over runs. Clean floor: "
+    "the same trigger or target on a victim trained on clean data. Excess: success above that floor, in percentage "
+    "points. Adaptive: the attacker knew the defence. –: has no meaning here or was not measured."
 )
 
 
-def results_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+def results_table(rows: Iterable[Mapping[str, Any]], *, width: int = 120) -> Table:
     """A rich table of mean ± standard error and n, with the clean and the undefended control always listed.
+
+    Args:
+      rows: result rows.
+      width: of the terminal in characters; below 100 the column "Highest run" is left out.
 
     Raises:
       ValueError: there are no rows, or a row does not say what it belongs to.
@@ -46,11 +51,12 @@ def results_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left", pad_edge=False)
     table.collapse_padding = True
     table.title = Text(_heading(found[0])) if len(found) == 1 else Text(f"{len(found)} settings")
-    table.caption = Text(LEGEND)
+    shown = [place for place, name in enumerate(COLUMNS) if width >= WIDE or name != "Highest run"]
+    table.caption = Text(LEGEND if width >= WIDE else LEGEND.replace(HIGHEST, ""))
     table.add_column("Attack / defence", overflow="fold")
     table.add_column("Adap-\ntive", justify="center")
-    for name in COLUMNS:
-        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
+    for place in shown:
+        table.add_column(COLUMNS[place].replace(" ", "\n"), justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
     for block in found:
         if len(found) > 1:
@@ -59,7 +65,8 @@ def results_table(rows: Iterable[Mapping[str, Any]]) -> Table:
         for group in block.groups:
             table.add_row(Text(f"{group.title} ({group.budget})", style="bold"))
             for line in group.lines:
-                numbers = [Text(mean + error.replace("± ", "±")) for mean, error in _cells(line)]
+                cells = _cells(line)
+                numbers = [Text(cells[place][0] + cells[place][1].replace("± ", "±")) for place in shown]
                 name, style = (line.label, "") if line.runs else (f"{line.label}, not run", "dim")
                 table.add_row(
                     Padding(Text(name), (0, 0, 0, 2)), adaptive_text(line, group), *numbers, str(line.runs), style=style
@@ -70,7 +77,7 @@ def results_table(rows: Iterable[Mapping[str, Any]]) -> Table:
 
 def text_table(rows: Iterable[Mapping[str, Any]], *, width: int = 120) -> str:
     """The same table as plain text, `width` characters wide at most: no colours, for logs and files."""
-    return plain_text(results_table(rows), width=width)
+    return plain_text(results_table(rows, width=width), width=width)
 
 
 def plain_text(table: Table, *, width: int = 120) -> str:

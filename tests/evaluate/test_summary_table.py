@@ -114,6 +114,7 @@ def test_a_purifier_that_fails_is_shown_as_it_is():
 
 
 def test_text_keeps_all_columns_on_a_narrow_terminal(rows):
+    assert "Highest" in text_table(rows, width=100) and "Highest" not in text_table(rows, width=99)
     shown = text_table(rows, width=80)
     assert max(map(len, shown.splitlines())) <= 80
     assert "Excess" in shown and "+85.0±0.0" in shown
