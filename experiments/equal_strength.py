@@ -21,7 +21,7 @@ ATTACK = "narcissus(epsilon=16/255, count=250, steps=500, batch_size=128, learni
 LANGEVIN = tuple(
     f"langevin(steps={steps}, step_size={0.00625 * (150 / steps) ** 0.5:.4g})" for steps in (150, 50, 38, 17)
 )
-DIFFUSION = tuple(f"diffusion(timestep=75, steps={steps})" for steps in (75, 25, 15, 5))
+DIFFUSION = tuple(f"diffusion(timestep=75, steps={steps})" for steps in (75, 25, 5))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,13 +4,13 @@
 HWIO. Milliseconds in comments are of two cores with AVX-512 (Sapphire Rapids), jax 0.10.2.
 """
 
-import functools
 import itertools
+import math
 
 from jax import lax
 import jax.numpy as jnp
 
-from jaxpurify.networks import convolution_rows
+from jaxpurify.networks import convolution_rows, winograd
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -36,6 +36,8 @@ def cpu_images(outputs, kernel, stride, padding, sizes):
     Pixels `stride · u + phase` meet only the taps `(phase + padding) mod stride + stride · j`.
     """
     height, width, *taps = sizes
+    if winograd.fits(outputs, kernel.shape, stride, width):
+        return winograd.convolve(outputs, kernel, [(2 - padding, 2 - padding)] * 2, width, reverse=True)
     counts = [-(-height // stride), -(-width // stride)]
     bands = []
     for row in range(stride):
@@ -63,8 +65,8 @@ def _window(images, kernel, stride, pads):
     """Convolution with the form that is fastest for these shapes; `pads` are (before, after) for height and width.
 
     Milliseconds of CPU time, XLA's convolution against the form chosen (3×3, stride 1):
-    Winograd: 8 × 32² 128→128: 21.7 → 15.2; 64 × 16² 128→128: 40.8 → 29.8; 64 × 8² 256→256: 46.1 → 35.7;
-    16 × 16² 256→256: 45.0 → 26.8; 16 × 32² 64→64: 9.9 → 8.3; no gain with 32 channels (2.7 → 3.2).
+    Winograd: 8 × 32² 128→128: 21.7 → 15.2; 64 × 16² 128→128: 40.8 → 29.8; 64 × 8² 256→256: 46.1 → 28.9;
+    64 × 4² 512→512: 27; 16 × 32² 64→64: 9.9 → 8.3; no gain with 32 channels (2.7 → 3.2).
     Blocks: 64 × 32² 3→16: 4.2 → 1.2 (4 pixels); 3→32: 6.0 → 1.4 (2 pixels); 3→64 none (3.5 → 4.2);
     16→3: 6.1 → 2.6 (4 pixels); 32→3 none (2.6 → 3.4).
     Patches: 32 × 2² 128→128: 7.5 → 0.3; 32 × 1² 128→128: 0.33 → 0.07; 32 × 4² 128→128 none (1.15 → 1.32).
@@ -76,9 +78,8 @@ def _window(images, kernel, stride, pads):
     if images.shape[1] * images.shape[2] < rows * columns:
         return _patches(images, kernel, stride, pads)
     across = (images.shape[2] + sum(pads[1]) - columns) // stride + 1
-    wide = min(inputs, outputs) >= 64 and across >= 4 and images.dtype == jnp.float32
-    if wide and (rows, columns, stride) == (3, 3, 1):
-        return _winograd(images, kernel, pads, across)
+    if winograd.fits(images, kernel.shape, stride, across):
+        return winograd.convolve(images, kernel, pads, across)
     pixels = 64 // outputs if inputs <= 4 else 4 if inputs <= 16 and outputs <= 4 else 1
     if columns > 1 and pixels > 1 and across % pixels == 0:
         return _blocks(images, kernel, stride, pads, pixels)
@@ -110,56 +111,17 @@ def _blocks(images, kernel, stride, pads, pixels):
     return result.reshape(*result.shape[:2], -1, outputs)
 
 
-# Winograd's F(4, 3) along one axis, from the points 0, ±1, ±2 and infinity: 6 products instead of 12 for 4
-# neighbouring results (Lavin and Gray, arXiv:1509.09308, section 4.3). Errors are about 4e-6 of the largest value.
-_INPUT_TRANSFORM = (
-    (4, 0, -5, 0, 1, 0),
-    (0, -4, -4, 1, 1, 0),
-    (0, 4, -4, -1, 1, 0),
-    (0, -2, -1, 2, 1, 0),
-    (0, 2, -1, -2, 1, 0),
-    (0, 4, 0, -5, 0, 1),
-)
-_KERNEL_TRANSFORM = (
-    (1 / 4, 0, 0),
-    (-1 / 6, -1 / 6, -1 / 6),
-    (-1 / 6, 1 / 6, -1 / 6),
-    (1 / 24, 1 / 12, 1 / 6),
-    (1 / 24, -1 / 12, 1 / 6),
-    (0, 0, 1),
-)
-_OUTPUT_TRANSFORM = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
-
-
-def _winograd(images, kernel, pads, across):
-    """3 × 3 convolution with stride 1 as six 3 × 1 convolutions on combinations of the columns."""
-    batch, height, width, inputs = images.shape
-    tiles = -(-across // 4)
-    before = pads[1][0]
-    nothing = (0, 0, 0)
-    images = lax.pad(images, 0.0, (nothing, nothing, (before, 4 * (tiles + 1) - width - before, 0), nothing))
-    quads = images.reshape(batch, height, tiles + 1, 4, inputs)
-    window = [quads[:, :, :tiles, column] for column in range(4)] + [quads[:, :, 1:, column] for column in range(2)]
-    # The barriers keep XLA from computing a combination once for every place where it is used.
-    window = lax.optimization_barrier([_combine(row, window) for row in _INPUT_TRANSFORM])
-    kernels = [_combine(row, [kernel[:, tap, None] for tap in range(3)]) for row in _KERNEL_TRANSFORM]
-    products = [
-        lax.conv_general_dilated(part, taps, (1, 1), [pads[0], (0, 0)], dimension_numbers=LAYOUT)
-        for part, taps in zip(window, kernels, strict=True)
-    ]
-    products = lax.optimization_barrier(products)
-    result = jnp.stack([_combine(row, products) for row in _OUTPUT_TRANSFORM], 3)
-    return result.reshape(batch, -1, 4 * tiles, kernel.shape[3])[:, :, :across]
-
-
-def _combine(weights, terms):
-    """The sum of weight · term without the terms whose weight is 0."""
-    parts = [term if weight == 1 else weight * term for weight, term in zip(weights, terms, strict=True) if weight]
-    return functools.reduce(jnp.add, parts)
-
-
 def cpu_kernel(images, outputs, stride, padding, sizes):
-    """Gradient for the kernel, summed over pieces of the batch; each piece is a convolution in XLA's own layout."""
+    """Gradient for the kernel, summed over pieces of the batch; each piece is a convolution in XLA's own layout.
+
+    Winograd's form where it is faster, milliseconds of CPU time of 64 images: 16² 128→128: 59 → 45; 8² 256→256: 52 →
+    30; 4² 512→512: 50 → 27; 15² 64→256: 48 → 36; none for 32² 64→64 (51 → 77).
+    """
+    channels = images.shape[3], outputs.shape[3]
+    if winograd.fits(images, (*sizes[2:], *channels), stride, outputs.shape[2]) and math.prod(channels) >= 64 * 128:
+        return winograd.kernel_gradient(images, outputs, padding)
+    if math.prod(sizes[2:]) == 1 or (stride > 1 and math.prod(channels) >= 64 * 128):
+        return _kernel_by_taps(images, outputs, stride, padding, sizes)
     batch = images.shape[0]
     positions = batch * outputs.shape[1] * outputs.shape[2]
     size = max(1, min(_PIECE, _PIECE_VALUES // outputs.shape[3]))
@@ -179,6 +141,26 @@ def cpu_kernel(images, outputs, stride, padding, sizes):
         )
         total = gradient if start == 0 else total + gradient
     return total.transpose(1, 2, 0, 3)
+
+
+def _kernel_by_taps(images, outputs, stride, padding, sizes):
+    """One matrix product for each tap, contracted over the positions.
+
+    Milliseconds of CPU time of 64 images, in pieces against by taps: 3×3 stride 2: 32² 64→128: 60 → 42; 16² 128→256:
+    42 → 24; 32² 32→64 none (11 → 13); 1×1 stride 2: 32² 64→128: 44 → 3.7; 1×1: 16² 32→64: 2.3 → 0.9.
+    """
+    (_, high, wide, last), taps = outputs.shape, sizes[2:]
+    pads = kernel_padding(images.shape, outputs.shape, stride, padding, sizes)
+    images = lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *((*pair, 0) for pair in pads), (0, 0, 0)])
+    outputs = outputs.reshape(-1, last)
+    products = [
+        images[:, row : row + stride * high : stride, column : column + stride * wide : stride]
+        .reshape(-1, images.shape[3])
+        .T
+        @ outputs
+        for row, column in itertools.product(*map(range, taps))
+    ]
+    return jnp.stack(products).reshape(*taps, images.shape[3], last)
 
 
 def kernel_padding(images, outputs, stride, padding, sizes):
