@@ -73,5 +73,5 @@ def _purified(purifier: Purifier, poisoned: Dataset, poison: Poison, rows: np.nd
             top = highest(energies(purifier.energy, poisoned.images), purifier.fraction)
             changed = np.flatnonzero(np.isin(index, top))
         purifier = purifier.purifier
-    images[changed] = purify(purifier, images[changed], key=key, index=index[changed], batch_size=len(rows))
+    images[changed] = purify(purifier, images[changed], key=key, index=index[changed])
     return images

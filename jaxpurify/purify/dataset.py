@@ -62,8 +62,9 @@ def purify(
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; it must be at least 1")
     mesh = data_mesh() if mesh is None else mesh
-    # A few photographs must not cost what a whole batch costs.
-    batch_size = -(-min(batch_size, max(len(images), 1)) // mesh.size) * mesh.size
+    # A few photographs must not cost what a whole batch costs, nor 26 and 28 of them two compiled programs.
+    enough = 1 << max(len(images) - 1, 0).bit_length()
+    batch_size = -(-min(batch_size, enough) // mesh.size) * mesh.size
     check_filters(purifier)
     if isinstance(purifier, TopEnergy) and purifier.compat:
         raise ValueError("a filter with compat=True needs to know which images are poisons; use compat_filt")

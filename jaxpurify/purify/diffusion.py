@@ -56,9 +56,12 @@ class Diffusion:
             raise ValueError(f"sampler={self.sampler!r}; known: {', '.join(SAMPLERS)}")
 
     def __call__(self, keys: Keys, images: Images) -> Images:
-        table = jnp.asarray(self.coefficients())
+        table = self.coefficients()
+        calls = len(table)
+        # Where one step is compiled (CPU), schedules of other lengths find it again: 5 and 15 calls are one program.
+        table = jnp.asarray(np.pad(table, ((0, -calls % 16), (0, 0))))
         noisy = _add_noise(images, keys, *self.start())
-        clean = loop.repeat(_reverse_step, noisy, len(table), self.noise, table, keys)
+        clean = loop.repeat(_reverse_step, noisy, calls, self.noise, table, keys)
         return _to_unit_range(clean)
 
     def start(self) -> tuple[np.float32, np.float32]:
@@ -101,7 +104,7 @@ def reverse_update(noisy: Images, predicted: Images, fresh: Images, row: Float[A
 
 
 def _reverse_step(
-    noisy: Images, index: UInt32[Array, ""], noise: Noise, table: Float[Array, "calls 6"], keys: Keys
+    noisy: Images, index: UInt32[Array, ""], noise: Noise, table: Float[Array, "rows 6"], keys: Keys
 ) -> Images:
     row = table[index]
     timesteps = jnp.full(len(noisy), row[0], jnp.int32)
