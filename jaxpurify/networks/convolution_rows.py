@@ -14,8 +14,6 @@ import itertools
 from jax import lax
 import jax.numpy as jnp
 
-from jaxpurify.networks.pieces import in_turn
-
 _PRODUCT_VALUES = 3 * 2**19  # float32 numbers: 6 MiB
 
 
@@ -32,10 +30,14 @@ def convolve_rows(images, kernel, stride, pads):
     64 × 32² 32→32 (10 → 11) and for two pieces (32 × 16² 128→128: 5.4 → 6.8).
     """
     values = -(-kernel.shape[0] // stride) * kernel.shape[3]
-    if values < 192:
+    most = max(1, _PRODUCT_VALUES // (values * (images.shape[1] // stride) * (images.shape[2] // stride)))
+    batch = len(images)
+    size = next(size for size in range(min(most, batch), 0, -1) if batch % size == 0)
+    if values < 192 or batch < 4 * size:
         return _convolve(images, kernel, stride, pads)
-    most = _PRODUCT_VALUES // (values * (images.shape[1] // stride) * (images.shape[2] // stride))
-    return in_turn(lambda piece: _convolve(piece, kernel, stride, pads), images, most)
+    pieces = images.reshape(-1, size, *images.shape[1:])
+    result = lax.map(lambda piece: _convolve(piece, kernel, stride, pads), pieces)
+    return result.reshape(batch, *result.shape[2:])
 
 
 def _convolve(images, kernel, stride, pads):
