@@ -14,8 +14,6 @@ import itertools
 from jax import lax
 import jax.numpy as jnp
 
-_PRODUCT_VALUES = 3 * 2**19  # float32 numbers: 6 MiB
-
 
 def fits(images, kernel):
     """Whether `convolve_rows` computes this, and is the faster form."""
@@ -23,24 +21,7 @@ def fits(images, kernel):
 
 
 def convolve_rows(images, kernel, stride, pads):
-    """Convolution of bfloat16 images with `pads` of (before, after) for height and width; sums are float32.
-
-    Large wide products are computed in turn, so that each stays in a core's cache. Milliseconds of one core, the whole
-    batch against pieces: 64 × 32² 128→128 3×3: 111 → 74; 64 × 16² 128→128: 25 → 15; 64 × 32² 64→64: 24 → 21; none for
-    64 × 32² 32→32 (10 → 11) and for two pieces (32 × 16² 128→128: 5.4 → 6.8).
-    """
-    values = -(-kernel.shape[0] // stride) * kernel.shape[3]
-    most = max(1, _PRODUCT_VALUES // (values * (images.shape[1] // stride) * (images.shape[2] // stride)))
-    batch = len(images)
-    size = next(size for size in range(min(most, batch), 0, -1) if batch % size == 0)
-    if values < 192 or batch < 4 * size:
-        return _convolve(images, kernel, stride, pads)
-    pieces = images.reshape(-1, size, *images.shape[1:])
-    result = lax.map(lambda piece: _convolve(piece, kernel, stride, pads), pieces)
-    return result.reshape(batch, *result.shape[2:])
-
-
-def _convolve(images, kernel, stride, pads):
+    """Convolution of bfloat16 images with `pads` of (before, after) for height and width; sums are float32."""
     taps = kernel.shape[:2]
     sizes = [(images.shape[axis + 1] + sum(pads[axis]) - taps[axis]) // stride + 1 for axis in range(2)]
     reach = [-(-taps[axis] // stride) for axis in range(2)]  # taps of a kernel over blocks of stride × stride pixels

@@ -7,7 +7,7 @@ from jax.sharding import PartitionSpec
 import numpy as np
 import pytest
 
-from jaxpurify.networks import convolution_rows, lowering
+from jaxpurify.networks import lowering
 from jaxpurify.sharding import data_mesh, shard
 
 # images [B, H, W, I], kernel size, outputs, stride, padding
@@ -191,21 +191,6 @@ def test_half_precision_keeps_its_type_and_sums_in_single_precision(shape, size,
         assert got.dtype == jnp.bfloat16
         # One rounding of the result: 8 bits.
         np.testing.assert_allclose(got.astype(jnp.float32), want, rtol=0, atol=2**-8 * float(jnp.abs(want).max()))
-
-
-def test_half_precision_in_pieces_of_the_batch(monkeypatch):
-    images = jax.random.normal(jax.random.key(0), (6, 5, 7, 32)).astype(jnp.bfloat16)
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 32, 64)).astype(jnp.bfloat16)
-
-    def run(images, kernel):
-        return lowering.convolve(images, kernel, padding=1)
-
-    whole = jax.jit(run).lower(images, kernel)
-    expected = whole.compile()(images, kernel)
-    monkeypatch.setattr(convolution_rows, "_PRODUCT_VALUES", 192 * 5 * 7)
-    pieces = jax.jit(lambda *operands: run(*operands)).lower(images, kernel)
-    assert "while" in pieces.as_text() and "while" not in whole.as_text()
-    np.testing.assert_array_equal(pieces.compile()(images, kernel), expected)
 
 
 @pytest.mark.parametrize("window", [2, 4])
