@@ -39,15 +39,17 @@ def fits(images, kernel_shape, stride, across):
 def convolve(images, kernel, pads, across, *, reverse=False):
     """The convolution; `pads` are (before, after) for height and width.
 
-    `reverse` is for the gradient for the images: the kernel's taps in reverse, its inputs and outputs exchanged. To
-    write the exchanged kernel out takes three times as long as the convolution, with 512 channels on 4 × 4 images.
+    `reverse` is for the gradient for the images: the kernel's taps in reverse, its inputs and outputs exchanged.
     """
-    window = _window(images, -(-across // 4), pads[1][0])
-    # The barriers keep XLA from computing a combination once for every place where it is used.
-    window = lax.optimization_barrier([_combine(row, window) for row in _INPUT_TRANSFORM])
     kernel = kernel[::-1, ::-1] if reverse else kernel
     kernels = [_combine(row, [kernel[:, tap, None] for tap in range(3)]) for row in _KERNEL_TRANSFORM]
     product = _rows_as_products if min(kernel.shape[2:]) >= 256 else _rows_as_convolution
+    if reverse and product is _rows_as_convolution:
+        # Written out: inside of a loop XLA takes three times as long with a kernel of another layout.
+        kernels, reverse = [taps.transpose(0, 1, 3, 2) for taps in kernels], False
+    window = _window(images, -(-across // 4), pads[1][0])
+    # The barriers keep XLA from computing a combination once for every place where it is used.
+    window, kernels = lax.optimization_barrier(([_combine(row, window) for row in _INPUT_TRANSFORM], kernels))
     products = [product(part, taps, pads[0], reverse) for part, taps in zip(window, kernels, strict=True)]
     products = lax.optimization_barrier(products)
     result = jnp.stack([_combine(row, products) for row in _OUTPUT_TRANSFORM], 3)
@@ -82,13 +84,15 @@ def _window(images, tiles, before):
     return [quads[:, :, :tiles, column] for column in range(4)] + [quads[:, :, 1:, column] for column in range(2)]
 
 
-def _rows_as_convolution(part, taps, pads, reverse):
-    layout = ("NHWC", "HWOI" if reverse else "HWIO", "NHWC")
-    return lax.conv_general_dilated(part, taps, (1, 1), [pads, (0, 0)], dimension_numbers=layout)
+def _rows_as_convolution(part, taps, pads, _):
+    return lax.conv_general_dilated(part, taps, (1, 1), [pads, (0, 0)], dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def _rows_as_products(part, taps, pads, reverse):
-    """The same as three matrix products: with 512 channels on 4 × 4 images in a quarter of the convolution's time."""
+    """The same as three matrix products: with 512 channels on 4 × 4 images in a quarter of the convolution's time.
+
+    `reverse` exchanges inputs and outputs of `taps`; to write so many out exchanged takes longer than the products.
+    """
     part = lax.pad(part, 0.0, (_NOTHING, (*pads, 0), _NOTHING, _NOTHING))
     shape = part.shape[0], part.shape[1] - 2, part.shape[2], -1
     rows = [_flat(part[:, row : row + shape[1]]) for row in range(3)]
