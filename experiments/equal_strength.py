@@ -26,8 +26,6 @@ ATTACK = "narcissus(epsilon=16/255, count=250, steps=500, batch_size=128, learni
 LANGEVIN = tuple(
     f"langevin(steps={steps}, step_size={0.00625 * (150 / steps) ** 0.5:.4g})" for steps in (150, 50, 38, 17)
 )
-# As far again, in 42 steps that end with short ones, since the noise of the last step stays in the image.
-LANGEVIN += ("langevin(steps=30, step_size=0.01344)|langevin(steps=12, step_size=0.00625)",)
 DIFFUSION = tuple(f"diffusion(timestep=75, steps={steps})" for steps in (75, 25, 5))
 
 
