@@ -40,7 +40,8 @@ def purify(
       images: uint8 [N, H, W, C].
       key: consumed; image i uses fold_in(key, index[i]).
       index: position of each image in its source [N]; default 0 … N-1. Pass it when purifying a part.
-      batch_size: images in flight; rounded up to a multiple of the number of devices.
+      batch_size: images in flight, no more than N rounded up to a power of 2; rounded up to a multiple of the number of
+        devices.
       mesh: devices to use; default all.
       directory: where finished batches are kept, so that the same call continues after a kill. The caller
         removes it once the result is safe.
