@@ -27,6 +27,7 @@ SHAPES = {
     "smaller than the kernel, with stride": ((3, 3, 2, 6), 4, 7, 2, 2),
     "winograd": ((2, 8, 8, 64), 3, 64, 1, 1),
     "winograd, odd, no padding": ((2, 9, 11, 64), 3, 70, 1, 0),
+    "winograd, padding wider than the kernel's reach": ((1, 5, 6, 64), 3, 64, 1, 3),
     "winograd, weight gradient": ((2, 7, 9, 64), 3, 128, 1, 1),
     "by taps, cut on the far side": ((2, 8, 9, 64), 3, 128, 2, 1),
     "winograd, many channels": ((2, 4, 5, 256), 3, 257, 1, 1),
