@@ -106,11 +106,11 @@ def advance(
     objective: Objective, crafting: Crafting, state: Progress, steps: int
 ) -> tuple[Progress, Float[np.ndarray, "_ _"]]:
     """`steps` further steps of every restart; the state, and the objective [steps, R] before each of them."""
-    state, values = loop.scan(_step, state, steps, objective, crafting)
+    state, values = loop.scan(craft_step, state, steps, objective, crafting)
     return state, np.asarray(jax.device_get(values))
 
 
-def _step(state, index, objective, crafting):
+def craft_step(state, index, objective, crafting):
     del index  # steps are counted in the state, so that crafting can pause
     step_key = jax.random.fold_in(named(crafting.key, "steps"), state.count)
     restarts = jnp.arange(len(state.delta))

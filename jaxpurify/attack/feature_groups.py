@@ -14,7 +14,7 @@ from jaxpurify.attack.budget import add_levels, levels, to_levels
 from jaxpurify.attack.choose import Index, StoredLabels, choose, poison_count, positions
 from jaxpurify.attack.feature_steps import OPTIMIZERS, Problem, check_finite, measure, network_features
 from jaxpurify.attack.surrogate import Apply, as_operand
-from jaxpurify.attack.targeted import check_targets
+from jaxpurify.attack.targeted import aims
 from jaxpurify.data.poison import Poison, Targets
 from jaxpurify.random import named
 from jaxpurify.types import Purifier, PyTree, StoredImages
@@ -51,21 +51,15 @@ def choose_groups(
       ValueError: targets of another shape or already of the intended class, classes that are not one a group, bases
         that are out of range or of another class, or more poisons than images of the class.
     """
-    sets = [_one(targets, row) for row in range(len(targets))] if separately else [targets]
-    classes = [target] * len(sets) if isinstance(target, int | np.integer) else list(target)
-    if len(classes) != len(sets):
-        raise ValueError(f"target holds {len(classes)} classes; there are {len(sets)} groups of targets")
     groups = []
-    for number, (intended, aimed) in enumerate(zip(classes, sets, strict=True)):
-        check_targets(images, labels, int(intended), aimed)
-        group_key = jax.random.fold_in(key, number) if separately else key
+    for number, aim in enumerate(aims(images, labels, key, target, targets, separately)):
         if bases is None:
-            candidates = positions(labels == intended)
+            candidates = positions(labels == aim.target)
             total = poison_count(count, fraction, len(labels))
-            index = choose(named(group_key, "choice"), candidates, total, what=f"images of class {intended}")
+            index = choose(named(aim.key, "choice"), candidates, total, what=f"images of class {aim.target}")
         else:
-            index = _given(bases if bases.ndim == 1 else bases[number], labels, intended)
-        groups.append(Group(group_key, index, int(intended), aimed))
+            index = _given(bases if bases.ndim == 1 else bases[number], labels, aim.target)
+        groups.append(Group(aim.key, index, aim.target, aim.targets))
     return groups
 
 
@@ -106,10 +100,10 @@ def make_problem(
     rows = [group for group in groups for _ in range(restarts)]
     keys = jnp.stack([jax.random.fold_in(group.key, row % restarts) for row, group in enumerate(rows)])
     apply = as_operand(apply)
-    aims = ()
+    wanted = ()
     if groups[0].targets is not None:
         aimed = jnp.asarray(np.stack([group.targets.images for group in rows if group.targets is not None]))
-        aims = _target_features(apply, members, aimed, named(groups[0].key, "aims"), draws)
+        wanted = _target_features(apply, members, aimed, named(groups[0].key, "aims"), draws)
     return Problem(
         apply=apply,
         members=members,
@@ -119,7 +113,7 @@ def make_problem(
         keys=keys,
         positions=jnp.asarray(np.stack([group.index for group in rows]), jnp.int32),
         bases=jnp.asarray(np.stack([images[group.index] for group in rows])),
-        aims=aims,
+        aims=wanted,
         epsilon=jnp.float32(epsilon),
         learning_rate=jnp.float32(learning_rate),
         objective=objective,
@@ -177,11 +171,6 @@ def _described(problem: Problem) -> dict[str, Any]:
 @jax.jit(static_argnums=4)
 def _target_features(apply, members, images, key, draws):
     return network_features(apply, members, images.astype(jnp.float32) / 255, key, draws)
-
-
-def _one(targets: Targets, row: int) -> Targets:
-    rows = slice(row, row + 1)
-    return Targets(targets.images[rows], targets.labels[rows], targets.index[rows])
 
 
 def _given(bases, labels, intended) -> Index:

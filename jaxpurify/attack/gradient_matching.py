@@ -1,5 +1,7 @@
 """Witches' Brew: poisons whose training gradient points where a target's misclassification points."""
 
+from collections.abc import Sequence
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,11 +10,12 @@ from jaxtyping import Array, Key
 
 from jaxpurify.attack.budget import levels
 from jaxpurify.attack.choose import StoredLabels
-from jaxpurify.attack.crafting import advance, check_settings, crafted_poison, start
+from jaxpurify.attack.crafting import check_settings, crafted_poison, start
 from jaxpurify.attack.matching import Passenger, check_criterion
 from jaxpurify.attack.matching_objective import Matching, ensemble, target_gradients
+from jaxpurify.attack.side_by_side import advance_each
 from jaxpurify.attack.surrogate import Apply, as_operand
-from jaxpurify.attack.targeted import check_outputs, check_targets, choose_base, make_crafting, split_over
+from jaxpurify.attack.targeted import Aim, aims, check_outputs, choose_base, make_crafting, split_over
 from jaxpurify.attack.view import View
 from jaxpurify.data.poison import Poison, Targets
 from jaxpurify.random import named
@@ -26,8 +29,10 @@ def gradient_matching(
     images: StoredImages,
     labels: StoredLabels,
     *,
-    target: int,
+    target: int | Sequence[int],
     targets: Targets,
+    separately: bool = False,
+    targets_together: int | None = None,
     base: int | None = None,
     count: int | None = None,
     fraction: float | None = None,
@@ -53,7 +58,7 @@ def gradient_matching(
     transform: Purifier | None = None,
     transform_draws: int = 1,
     mesh: Mesh | None = None,
-) -> Poison:
+) -> Poison | list[Poison]:
     """Gradient matching (Witches' Brew, arXiv:2009.02276): clean-label poisons for chosen test images.
 
     minimise over |δ|∞ <= epsilon:  Σ over members m of Φ(p_m(δ); t_m),
@@ -67,8 +72,11 @@ def gradient_matching(
       key: draws poisons, starts, augmentation, purification and private noise.
       images: the stored training images, uint8 [N, H, W, C].
       labels: their labels, integers [N].
-      target: the class that the targets are to be taken for.
+      target: the class that the targets are to be taken for; one a target image, if `separately`.
       targets: the test images, with their true labels.
+      separately: one poison for each target image, as crafted alone with the key `fold_in(key, g)` for target g.
+      targets_together: how many of those side by side in one program; memory grows with it. None: one on CPU, where
+        the others follow in the same program, all of them elsewhere.
       base: the class whose images become poisons; default `target` (for `"unxent"` the targets' own class).
       count: how many poisons; or
       fraction: the same as a share of all N images (published: 0.01).
@@ -102,12 +110,13 @@ def gradient_matching(
       mesh: split the poisons over its devices; their number must be a multiple of the devices.
 
     Returns:
-      The poison: labels kept, `targets` carried, `how` with the matching losses of all restarts.
+      The poison, or a list of them if `separately`: labels kept, `targets` carried, `how` with the matching losses of
+      all restarts.
 
     Raises:
       ValueError: unknown names, `epsilon` outside [1/255, 1], targets whose label already is `target`, images of
-        another shape, more poisons than images of the class, another number of `apply` or `hidden` than of members, or
-        an objective that is not finite.
+        another shape, more poisons than images of the class, another number of `apply` or `hidden` than of members,
+        `mesh` together with `separately`, or an objective that is not finite.
     """
     levels(epsilon)
     check_settings(steps, restarts, learning_rate, optimizer)
@@ -115,27 +124,17 @@ def gradient_matching(
         raise ValueError(f"private_clip is {private_clip} and private_noise is {private_noise}; above 0, and 0 or more")
     if restarts_together is not None and (restarts_together < 1 or restarts % restarts_together):
         raise ValueError(f"restarts_together is {restarts_together}; it must divide the {restarts} restarts")
-    check_targets(images, labels, target, targets)
+    if separately and mesh is not None:
+        raise ValueError("mesh splits the poisons of one target; with separately, craft target by target")
     applies, members = ensemble(apply, params)
-    check_outputs(applies, members, images.shape[1:], target)
     check_criterion(criterion)
-    if base is None:
-        base = int(targets.labels[0]) if criterion == "unxent" else target
-    index = choose_base(named(key, "choice"), labels, base, count, fraction)
     passenger = (loss if isinstance(loss, Passenger) else Passenger(loss)).for_parameters(members[0])
-    seen = jnp.asarray(targets.images, jnp.float32) / 255
-    true_labels = jnp.asarray(targets.labels, jnp.int32)
-    wanted = true_labels if criterion == "unxent" else jnp.full(len(targets), target, jnp.int32)
-    clean = None
-    if passenger.repel == "intended" and float(passenger.repel_weight):
-        clean = target_gradients(applies, members, seen, true_labels, per_target=per_target)
-    objective = Matching(
+    common = Matching(
         applies,
         members,
-        target_gradients(applies, members, seen, wanted, criterion=criterion, per_target=per_target),
+        (),
         passenger,
         View(as_operand(transform), as_operand(augment)),
-        clean=clean,
         hidden=None if hidden is None else _one_each(hidden, len(members)),
         hidden_weight=jnp.float32(hidden_weight),
         private_clip=None if private_clip is None else jnp.float32(private_clip),
@@ -147,14 +146,22 @@ def gradient_matching(
         engine=engine,
     )
     how_to = (epsilon, learning_rate, steps, decay, optimizer, restarts_together or 0)
-    crafting = make_crafting(images, labels, index, key, *how_to)
-    state = start(crafting, restarts)
+    aimed = aims(images, labels, key, target, targets, separately)
+    own = [int(aim.targets.labels[0]) if criterion == "unxent" else aim.target for aim in aimed]
+    bases = own if base is None else [int(base)] * len(aimed)
+    jobs = []
+    for aim, of_base in zip(aimed, bases, strict=True):
+        check_outputs(applies, members, images.shape[1:], aim.target)
+        index = choose_base(named(aim.key, "choice"), labels, of_base, count, fraction)
+        crafting = make_crafting(images, labels, index, aim.key, *how_to)
+        jobs.append((_aimed(common, aim, criterion, per_target), crafting))
+    states = [start(crafting, restarts) for _, crafting in jobs]
     if mesh is not None:
-        objective, crafting, state = split_over(mesh, objective, crafting, state)
-    state, values = advance(objective, crafting, state, steps)
+        objective, crafting, states[0] = split_over(mesh, *jobs[0], states[0])
+        jobs = [(objective, crafting)]
+    states, values = advance_each(jobs, states, steps, targets_together)
     how = {
         "attack": "gradient_matching",
-        "base": int(base),
         "epsilon": float(epsilon),
         "loss": passenger.name,
         "criterion": criterion,
@@ -175,7 +182,23 @@ def gradient_matching(
         "adaptive": transform is not None,
         "transform_draws": transform_draws,
     }
-    return crafted_poison(crafting, state, values, target=target, targets=targets, how=how)
+    poisons = [
+        crafted_poison(crafting, state, losses, target=aim.target, targets=aim.targets, how=how | {"base": of_base})
+        for (_, crafting), state, losses, aim, of_base in zip(jobs, states, values, aimed, bases, strict=True)
+    ]
+    return poisons if separately else poisons[0]
+
+
+def _aimed(common: Matching, aim: Aim, criterion: str, per_target: bool) -> Matching:
+    """`common` with the gradients that training on the poisons is to have."""
+    surrogate, passenger = (common.applies, common.members), common.passenger
+    seen, true_labels = jnp.asarray(aim.targets.images, jnp.float32) / 255, jnp.asarray(aim.targets.labels, jnp.int32)
+    wanted = true_labels if criterion == "unxent" else jnp.full(len(aim.targets), aim.target, jnp.int32)
+    targets = target_gradients(*surrogate, seen, wanted, criterion=criterion, per_target=per_target)
+    clean = None
+    if passenger.repel == "intended" and float(passenger.repel_weight):
+        clean = target_gradients(*surrogate, seen, true_labels, per_target=per_target)
+    return dataclasses.replace(common, targets=targets, clean=clean)
 
 
 def _one_each(hidden, count):

@@ -1,6 +1,7 @@
 """MetaPoison: poisons through the training steps that a victim will take on them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+import dataclasses
 from typing import Any
 
 import jax
@@ -9,12 +10,13 @@ from jaxtyping import Array, Key
 import numpy as np
 
 from jaxpurify.attack.budget import levels
-from jaxpurify.attack.choose import StoredLabels
-from jaxpurify.attack.crafting import advance, check_settings, crafted_poison, start
+from jaxpurify.attack.choose import Index, StoredLabels
+from jaxpurify.attack.crafting import check_settings, crafted_poison, start
 from jaxpurify.attack.matching import check_criterion
 from jaxpurify.attack.matching_objective import ensemble, replaced
+from jaxpurify.attack.side_by_side import advance_each
 from jaxpurify.attack.surrogate import Apply, as_operand
-from jaxpurify.attack.targeted import check_outputs, check_targets, choose_base, make_crafting
+from jaxpurify.attack.targeted import Aim, aims, check_outputs, choose_base, make_crafting
 from jaxpurify.attack.unrolled import Unrolled
 from jaxpurify.attack.view import View
 from jaxpurify.data.poison import Poison, Targets
@@ -33,8 +35,10 @@ def metapoison(
     images: StoredImages,
     labels: StoredLabels,
     *,
-    target: int,
+    target: int | Sequence[int],
     targets: Targets,
+    separately: bool = False,
+    targets_together: int | None = None,
     base: int | None = None,
     count: int | None = None,
     fraction: float | None = None,
@@ -55,7 +59,7 @@ def metapoison(
     augment: Any = None,
     transform: Purifier | None = None,
     transform_draws: int = 1,
-) -> Poison:
+) -> Poison | list[Poison]:
     """MetaPoison (arXiv:2004.00225): minimises the targets' loss after K unrolled steps of training on the poisons.
 
     θ_0 = a member's parameters, θ_{k+1} = θ_k - inner_rate · ∇ mean CE(f(x + δ; θ_k), y), and the objective is
@@ -73,8 +77,12 @@ def metapoison(
       key: draws poisons, starts, clean images, augmentation and the keys of `refresh` and `transform`.
       images: the stored training images, uint8 [N, H, W, C].
       labels: their labels, integers [N].
-      target: the class that the targets are to be taken for.
+      target: the class that the targets are to be taken for; one a target image, if `separately`.
       targets: the test images, with their true labels.
+      separately: one poison for each target image, with the key `fold_in(key, g)` for target g: as crafted alone, but
+        that all of them follow the same `refresh`.
+      targets_together: how many of those side by side in one program; memory grows with it. None: one on CPU, where
+        the others follow in the same program, all of them elsewhere.
       base: the class whose images become poisons; default `target`. The original uses a third class.
       count: how many poisons; or
       fraction: the same as a share of all N images.
@@ -100,7 +108,7 @@ def metapoison(
       transform_draws: draws of purifier and augmentation over which the inner loss is averaged.
 
     Returns:
-      The poison: labels kept, `targets` carried.
+      The poison, or a list of them if `separately`: labels kept, `targets` carried.
 
     Raises:
       ValueError: unknown names, `epsilon` outside [1/255, 1], an inner step without images, targets whose label
@@ -110,40 +118,35 @@ def metapoison(
     """
     levels(epsilon)
     check_settings(steps, restarts, learning_rate, optimizer)
-    check_targets(images, labels, target, targets)
     applies, members = ensemble(apply, params)
-    check_outputs(applies, members, images.shape[1:], target)
     check_criterion(criterion)
     if criterion == "unxent":
         raise ValueError("criterion is 'unxent'; training steps are to reach the target class: known: xent, cw, cw2")
-    base = target if base is None else base
-    index = choose_base(named(key, "choice"), labels, base, count, fraction)
-    others = np.setdiff1d(np.arange(len(labels)), index)
-    if not 0 <= clean_count <= len(others):
-        raise ValueError(f"clean_count is {clean_count}; there are {len(others)} clean images")
     if refresh_every < 1 or not inner_rate > 0:
         raise ValueError(f"refresh_every is {refresh_every} and inner_rate is {inner_rate}; both must be above 0")
-    objective = Unrolled(
+    common = Unrolled(
         applies,
         members,
         jnp.asarray(targets.images),
-        jnp.full(len(targets), target, jnp.int32),
+        jnp.zeros(len(targets), jnp.int32),
         View(as_operand(transform), as_operand(augment)),
-        jnp.asarray(images[others]) if clean_count else None,
-        jnp.asarray(labels[others], jnp.int32) if clean_count else None,
-        jnp.float32(inner_rate),
-        unroll,
-        criterion,
-        depths,
-        clean_count,
-        later_poisons,
-        transform_draws,
+        inner_rate=jnp.float32(inner_rate),
+        unroll=unroll,
+        criterion=criterion,
+        depths=depths,
+        clean_count=clean_count,
+        later_poisons=later_poisons,
+        draws=transform_draws,
     )
-    crafting = make_crafting(images, labels, index, key, epsilon, learning_rate, steps, decay, optimizer)
-    state, values = _crafted(objective, crafting, restarts, refresh, refresh_every, named(key, "refresh"))
+    jobs, aimed = [], aims(images, labels, key, target, targets, separately)
+    for aim in aimed:
+        check_outputs(applies, members, images.shape[1:], aim.target)
+        index = choose_base(named(aim.key, "choice"), labels, aim.target if base is None else base, count, fraction)
+        crafting = make_crafting(images, labels, index, aim.key, epsilon, learning_rate, steps, decay, optimizer)
+        jobs.append((_aimed(common, aim, images, labels, index), crafting))
+    states, values = _crafted(jobs, restarts, refresh, refresh_every, named(key, "refresh"), targets_together)
     how = {
         "attack": "metapoison",
-        "base": int(base),
         "epsilon": float(epsilon),
         "unroll": unroll,
         "inner_rate": float(inner_rate),
@@ -159,19 +162,39 @@ def metapoison(
         "adaptive": transform is not None,
         "transform_draws": transform_draws,
     }
-    return crafted_poison(crafting, state, values, target=target, targets=targets, how=how)
+    poisons = []
+    for (_, crafting), state, losses, aim in zip(jobs, states, values, aimed, strict=True):
+        own = how | {"base": aim.target if base is None else int(base)}
+        poisons.append(crafted_poison(crafting, state, losses, target=aim.target, targets=aim.targets, how=own))
+    return poisons if separately else poisons[0]
 
 
-def _crafted(objective, crafting, restarts, refresh, refresh_every, key):
-    """All steps; with `refresh` in pieces, between which the members move on."""
-    state = start(crafting, restarts)
+def _aimed(common: Unrolled, aim: Aim, images: StoredImages, labels: StoredLabels, index: Index) -> Unrolled:
+    """`common` for the targets of one aim, with clean images from all but the poisons."""
+    others = np.setdiff1d(np.arange(len(labels)), index)
+    if not 0 <= common.clean_count <= len(others):
+        raise ValueError(f"clean_count is {common.clean_count}; there are {len(others)} clean images")
+    wanted = jnp.full(len(aim.targets), aim.target, jnp.int32)
+    aimed = dataclasses.replace(common, targets=jnp.asarray(aim.targets.images), wanted=wanted)
+    if not common.clean_count:
+        return aimed
+    clean, clean_labels = jnp.asarray(images[others]), jnp.asarray(labels[others], jnp.int32)
+    return dataclasses.replace(aimed, clean=clean, clean_labels=clean_labels)
+
+
+def _crafted(jobs, restarts, refresh, refresh_every, key, together):
+    """All steps; with `refresh` in pieces, between which the members, the same for all jobs, move on."""
+    states = [start(crafting, restarts) for _, crafting in jobs]
+    steps = jobs[0][1].steps
     if refresh is None:
-        return advance(objective, crafting, state, crafting.steps)
+        return advance_each(jobs, states, steps, together)
     pieces = []
-    for first in range(0, crafting.steps, refresh_every):
+    for first in range(0, steps, refresh_every):
         if first:
-            fresh = refresh(objective.applies, objective.members, first, jax.random.fold_in(key, first))
-            objective = objective.with_surrogate(*replaced(fresh, objective.members, "refresh"))
-        state, values = advance(objective, crafting, state, min(refresh_every, crafting.steps - first))
+            surrogate = jobs[0][0]
+            fresh = refresh(surrogate.applies, surrogate.members, first, jax.random.fold_in(key, first))
+            fresh = replaced(fresh, surrogate.members, "refresh")
+            jobs = [(objective.with_surrogate(*fresh), crafting) for objective, crafting in jobs]
+        states, values = advance_each(jobs, states, min(refresh_every, steps - first), together)
         pieces.append(values)
-    return state, np.concatenate(pieces)
+    return states, [np.concatenate(each) for each in zip(*pieces, strict=True)]

@@ -1,5 +1,8 @@
 """What targeted attacks share: checks of their input, the choice of base images, and rows over devices."""
 
+from collections.abc import Sequence
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -13,6 +16,43 @@ from jaxpurify.data.poison import Targets
 from jaxpurify.random import named
 from jaxpurify.sharding import BATCH_AXES, replicate, shard
 from jaxpurify.types import PyTree, StoredImages
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Aim:
+    """What one poison is for: the key that draws it, the intended class, and the images to be taken for it."""
+
+    key: Key[Array, ""]
+    target: int
+    targets: Targets
+
+
+def aims(
+    images: StoredImages,
+    labels: StoredLabels,
+    key: Key[Array, ""],
+    target: int | Sequence[int],
+    targets: Targets,
+    separately: bool,
+) -> list[Aim]:
+    """One aim at all targets, or `separately` one at each, with its own class (or one for all) and `fold_in(key, g)`.
+
+    Raises:
+      ValueError: as `check_targets`, or classes that are not one an aim.
+    """
+    sets = [_one(targets, row) for row in range(len(targets))] if separately else [targets]
+    classes = [target] * len(sets) if isinstance(target, int | np.integer) else list(target)
+    if len(classes) != len(sets):
+        raise ValueError(f"target holds {len(classes)} classes; there are {len(sets)} groups of targets")
+    for intended, aimed in zip(classes, sets, strict=True):
+        check_targets(images, labels, int(intended), aimed)
+    keys = [jax.random.fold_in(key, number) for number in range(len(sets))] if separately else [key]
+    return [Aim(*each) for each in zip(keys, map(int, classes), sets, strict=True)]
+
+
+def _one(targets: Targets, row: int) -> Targets:
+    rows = slice(row, row + 1)
+    return Targets(targets.images[rows], targets.labels[rows], targets.index[rows])
 
 
 def check_targets(images: StoredImages, labels: StoredLabels, target: int, targets: Targets) -> None:

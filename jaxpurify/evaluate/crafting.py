@@ -26,8 +26,8 @@ from jaxpurify.random import named
 # Callables, arrays and devices, which a spec cannot hold, what returns several poisons, and what would do nothing:
 # nobody refreshes MetaPoison's members here, and features of frozen networks draw nothing.
 NOT_IN_SPECS = {
-    "trigger", "transform", "targets", "overlay", "mesh", "separately", "patch", "bases", "retrain", "refresh",
-    "refresh_every", "draws",
+    "trigger", "transform", "targets", "overlay", "mesh", "separately", "targets_together", "patch", "bases", "retrain",
+    "refresh", "refresh_every", "draws",
 }  # fmt: skip
 # What a spec says of the purifier that an attacker crafts through, for every attack that follows a gradient.
 ADAPTIVE = ("through", "gradient", "gradient_steps", "gradient_difference")

@@ -111,6 +111,23 @@ def test_members_move_along_their_trajectory(surrogate, digits, targets):
     assert moved.how["refreshed"] and not stayed.how["refreshed"]
 
 
+@pytest.mark.parametrize("side_by_side", [None, 2])
+def test_separate_targets_are_those_crafted_alone(surrogate, digits, targets, side_by_side):
+    apply, params = surrogate
+    given = {"steps": 5, "refresh": lambda *given: given[:2], "refresh_every": 3}
+    each = {"target": [3, 5], "separately": True, "targets_together": side_by_side}
+    together = craft(surrogate, digits, targets, **given, **each)
+    for number, (poison, target) in enumerate(zip(together, (3, 5), strict=True)):
+        rows = slice(number, number + 1)
+        one = Targets(targets.images[rows], targets.labels[rows], targets.index[rows])
+        key, options = jax.random.fold_in(jax.random.key(0), number), SETTINGS | given | {"target": target}
+        alone = metapoison(apply, params, key, digits[0][:1000], digits[1][:1000], targets=one, **options)
+        np.testing.assert_array_equal(poison.index, alone.index)
+        np.testing.assert_allclose(poison.how["last_losses"], alone.how["last_losses"], rtol=2e-3)
+        assert (poison.images != alone.images).mean() < 0.01
+        assert poison.target == poison.how["base"] == target
+
+
 def test_ensembles_add_up(surrogate, digits, targets):
     apply, params = surrogate
     one, two = (craft((apply, members), digits, targets, steps=1) for members in (params, (params, params)))

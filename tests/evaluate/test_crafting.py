@@ -140,7 +140,7 @@ class Normalised(nnx.Module):
 
 
 def watched(monkeypatch, name):
-    """Every objective that an attack advances, and how many programs were compiled before it."""
+    """Every objective that a module of attacks advances, and how many programs were compiled before it."""
     module = importlib.import_module(f"jaxpurify.attack.{name}")
     seen, genuine = [], module.advance
 
@@ -187,7 +187,7 @@ def test_refreshed_members_have_their_own_statistics(monkeypatch):
         np.testing.assert_allclose(applies[0](members[0], images), networks[step - 1](images), rtol=1e-5, atol=1e-6)
         return split_trainable(networks[step])
 
-    seen = watched(monkeypatch, "metapoison")
+    seen = watched(monkeypatch, "side_by_side")
     options = {"target": 3, "targets": targets, "count": 5, "steps": 3, "refresh": refresh}
     metapoison(*split_trainable(networks[0]), jax.random.key(0), digits.images, digits.labels, **options)
     for (objective, _), network in zip(seen, networks, strict=True):
