@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 import optax
 
+from jaxpurify.train.schedule import multistep, warmup_cosine
+
 
 @dataclasses.dataclass(frozen=True)
 class EnergyRecipe:
@@ -16,7 +18,9 @@ class EnergyRecipe:
 
     Attributes:
       steps, batch_size: parameter updates; images and chains in each.
-      learning_rate: of Adam; multiplied by 0.1 at each share `drops` of all steps.
+      learning_rate: of Adam.
+      schedule: `drops`, or `cosine`: 500 steps of warm-up, then half a cosine down to 0.
+      drops: shares of all steps at which the learning rate is multiplied by 0.1.
       sgd_after: share of all steps after which plain SGD takes over, for convergence; None: Adam to the end.
       sgd_learning_rate: of SGD on the difference of mean energies (the loss times T).
       langevin_steps: K, length of the chains of each update.
@@ -36,6 +40,7 @@ class EnergyRecipe:
     steps: int = 65_600
     batch_size: int = 128
     learning_rate: float = 1e-4
+    schedule: str = "drops"
     drops: tuple[float, ...] = (1 / 3, 0.625, 5 / 6)
     sgd_after: float | None = None
     sgd_learning_rate: float = 5e-5
@@ -55,6 +60,8 @@ class EnergyRecipe:
             raise ValueError(f"bank_size={self.bank_size} is smaller than batch_size={self.batch_size}")
         if self.bank_start not in ("data", "noise"):
             raise ValueError(f"bank_start={self.bank_start!r}; known: data, noise")
+        if self.schedule not in ("drops", "cosine"):
+            raise ValueError(f"schedule={self.schedule!r}; known: drops, cosine")
         if not 0 <= self.rejuvenation <= 1:
             raise ValueError(f"rejuvenation={self.rejuvenation}; it must be in [0, 1]")
         if self.sgd_after is not None and not 0 <= self.sgd_after <= 1:
@@ -73,8 +80,11 @@ RECIPES = {"puregen": PUREGEN, "hill": HILL}
 @functools.lru_cache
 def energy_optimizer(recipe: EnergyRecipe) -> optax.GradientTransformation:
     """Adam with the recipe's drops, SGD from `sgd_after` on; `EnergyStep` halves the updates for every restart."""
-    boundaries = {round(drop * recipe.steps): 0.1 for drop in recipe.drops}
-    adam = optax.adam(optax.piecewise_constant_schedule(recipe.learning_rate, boundaries))
+    if recipe.schedule == "cosine":
+        schedule = warmup_cosine(recipe.steps, recipe.learning_rate)
+    else:
+        schedule = multistep(recipe.steps, recipe.learning_rate, drops=recipe.drops)
+    adam = optax.adam(schedule)
     if recipe.sgd_after is None:
         return adam
     # The loss is the difference of energies over T, so T turns its gradient back into that of the difference.

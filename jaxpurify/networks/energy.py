@@ -67,24 +67,39 @@ class ResidualEnergy(nnx.Module):
     Args:
       features: channels of all blocks.
       channels: channels of the images.
+      patch_size: p; the first layer sees tiles of p × p pixels as p² channels each. An option of the published code
+        that none of its runs used.
       rngs: stream `params` initialises the weights (Xavier-uniform, biases 0).
 
     Raises:
-      ValueError: images of a height or width that is no multiple of 4.
+      ValueError: `patch_size` below 1, or images of a height or width that is no multiple of 4 tiles.
     """
 
-    def __init__(self, features: int = 128, channels: int = 3, *, rngs: nnx.Rngs):
-        self.stem = _Stem(channels, features, rngs)
+    def __init__(self, features: int = 128, channels: int = 3, patch_size: int = 1, *, rngs: nnx.Rngs):
+        if patch_size < 1:
+            raise ValueError(f"patch_size is {patch_size}; it must be at least 1")
+        self.patch_size = patch_size
+        self.stem = _Stem(channels * patch_size**2, features, rngs)
         self.blocks = nnx.List([_Block(features, halve, rngs) for halve in (True, False, False)])
         self.head = Linear(features, 1, use_bias=False, kernel_init=xavier_uniform, rngs=rngs)
 
     def __call__(self, images: Images) -> Energies:
-        if images.shape[1] % 4 or images.shape[2] % 4:
-            raise ValueError(f"images are {images.shape[1:3]}; height and width must be multiples of 4")
-        images = self.stem(2 * images - 1)
+        multiple = 4 * self.patch_size
+        if images.shape[1] % multiple or images.shape[2] % multiple:
+            raise ValueError(f"images are {images.shape[1:3]}; height and width must be multiples of {multiple}")
+        images = self.stem(_tiles_as_channels(2 * images - 1, self.patch_size))
         for block in self.blocks:
             images = block(images)
         return self.head(jax.nn.relu(images).mean((1, 2))).reshape(-1)
+
+
+def _tiles_as_channels(images: Maps, size: int) -> Maps:
+    """Tiles of `size` × `size` pixels as channels, in PyTorch's order: channel, row, column."""
+    if size == 1:
+        return images
+    batch, height, width, channels = images.shape
+    tiles = images.reshape(batch, height // size, size, width // size, size, channels)
+    return tiles.transpose(0, 1, 3, 5, 2, 4).reshape(batch, height // size, width // size, -1)
 
 
 def _conv(inputs: int, outputs: int, kernel_size: int, rngs: nnx.Rngs) -> Conv:

@@ -206,11 +206,31 @@ def test_what_counts_as_unhealthy(metric, value, message):
 
 
 @pytest.mark.parametrize(
+    ("options", "rates"),
+    [
+        ({}, {0: 1e-4, 1332: 1e-4, 1333: 1e-5, 2500: 1e-6, 3333: 1e-7}),
+        ({"schedule": "cosine"}, {0: 0.0, 250: 5e-5, 500: 1e-4, 2250: 5e-5, 4000: 0.0}),
+    ],
+)
+def test_learning_rates(options, rates):
+    optimizer = energy_optimizer(EnergyRecipe(steps=4000, **options))
+    state = optimizer.init(jnp.zeros(()))
+    for step, rate in rates.items():
+        placed = jax.tree.map(lambda leaf, step=step: jnp.int32(step) if leaf.dtype == jnp.int32 else leaf, state)
+        # Adam's first moments of a constant gradient give it a length of 1: what is left is the rate. Its own count
+        # corrects a bias that the schedule's count does not see.
+        adam = placed[0]._replace(count=jnp.int32(0))
+        change, _ = optimizer.update(jnp.ones(()), (adam, *placed[1:]))
+        np.testing.assert_allclose(-change, rate, rtol=1e-4, atol=1e-12)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"bank_size": 10}, "bank_size=10 is smaller than batch_size=128"),
         ({"bank_start": "gan"}, "bank_start='gan'; known: data, noise"),
         ({"rejuvenation": 1.5}, "rejuvenation=1.5; it must be in"),
+        ({"schedule": "linear"}, "schedule='linear'; known: drops, cosine"),
         ({"steps": -1}, "steps=-1"),
         ({"batch_size": 0}, "batch_size=0"),
     ],

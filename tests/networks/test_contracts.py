@@ -1,6 +1,7 @@
 """What every network promises: parameter counts, shapes at all sizes, number types, clear refusals."""
 
 import functools
+import itertools
 
 from flax import nnx
 import jax
@@ -95,6 +96,18 @@ def test_energies_serve_all_sizes(size, channels):
         assert energies.shape == (2,) and energies[0] != energies[1]
 
 
+def test_an_energy_of_tiles_sees_them_as_channels():
+    """In PyTorch's order of channels: those of the image, then row and column in the tile."""
+    tiled = ResidualEnergy(8, patch_size=2, rngs=nnx.Rngs(0))
+    images = random_images(16, 3)
+    unshuffled = np.zeros((2, 8, 8, 12), np.float32)
+    for channel, row, column in itertools.product(range(3), range(2), range(2)):
+        unshuffled[..., 4 * channel + 2 * row + column] = images[:, row::2, column::2, channel]
+    plain = ResidualEnergy(8, 12, rngs=nnx.Rngs(1))
+    nnx.update(plain, nnx.state(tiled))
+    np.testing.assert_allclose(run(tiled, images), run(plain, jnp.asarray(unshuffled)), rtol=1e-5)
+
+
 @pytest.mark.parametrize(("size", "channels"), SIZES)
 def test_unets_serve_all_sizes(size, channels):
     widths = (16, 32) if size == 8 else (32, 32, 64)
@@ -163,6 +176,8 @@ def test_stacked_ensembles_draw_the_same_weights_as_single_networks():
         (lambda rngs: ConvEnergy(size=24, rngs=rngs), "size is 24"),
         (lambda rngs: ConvEnergy(4, rngs=rngs)(random_images(16, 3)), r"\(16, 16, 3\)"),
         (lambda rngs: ResidualEnergy(4, rngs=rngs)(random_images(10, 3)), "multiples of 4"),
+        (lambda rngs: ResidualEnergy(4, patch_size=2, rngs=rngs)(random_images(12, 3)), "multiples of 8"),
+        (lambda rngs: ResidualEnergy(4, patch_size=0, rngs=rngs), "patch_size is 0; it must be at least 1"),
         (lambda rngs: ResNet9(4, rngs=rngs)(random_images(12, 3)), "multiples of 8"),
         (lambda rngs: ResNet9(4, mean=(0.1, 0.2), rngs=rngs), "mean has 2 entries"),
         (lambda rngs: ResNet9(4, std=0.0, rngs=rngs), "std is"),

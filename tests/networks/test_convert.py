@@ -2,6 +2,7 @@
 
 import json
 
+from flax import nnx
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -80,6 +81,15 @@ def test_unet_reads_its_config_and_old_attention_names(tmp_path):
 def test_configs_of_other_networks_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         from_torch("unet2d", tensors("unet2d"), config=CONFIG | change)
+
+
+def test_an_energy_of_tiles_finds_the_channels_of_its_images():
+    arrays = tensors("sngan_energy")
+    for name in ("block1.c1.weight", "block1.c_sc.weight"):
+        arrays[name] = np.tile(arrays[name], (1, 4, 1, 1))
+    energy = from_torch("sngan_energy", arrays, patch_size=2)
+    assert energy.patch_size == 2 and energy.stem.conv1.kernel[...].shape == (3, 3, 12, 128)
+    assert nnx.eval_shape(energy, jnp.zeros((2, 16, 16, 3))).shape == (2,)
 
 
 def test_missing_and_left_over_tensors_are_listed_together():
