@@ -17,9 +17,12 @@ import numpy as np
 
 State = Any
 Step = Callable[..., tuple[State, Any]]
+Report = Callable[[int, int], None]  # (finished steps, all steps)
+
+_PARTS = 20  # in which a compiled loop runs where its progress is reported
 
 
-def scan(step: Step, state: State, steps: int, *operands: Any) -> tuple[State, Any]:
+def scan(step: Step, state: State, steps: int, *operands: Any, progress: Report | None = None) -> tuple[State, Any]:
     """Runs `state, output = step(state, index, *operands)` for `index` 0 … steps-1.
 
     Args:
@@ -27,33 +30,56 @@ def scan(step: Step, state: State, steps: int, *operands: Any) -> tuple[State, A
       state: pytree of arrays, replaced by each step. The caller keeps its own copy (nothing is donated).
       steps: how many steps, a Python int.
       *operands: pytrees that the step reads: models, keys, data. New values do not recompile.
+      progress: called with (finished steps, all steps): at the start, and after every step on CPU, elsewhere after
+        each of up to 20 equal parts, which run the same program one after the other; not inside of another trace.
 
     Returns:
       The last state, and the outputs of all steps stacked on a new leading axis.
     """
     if steps < 0:
         raise ValueError(f"steps is {steps}; it must be 0 or more")
+    if progress is not None and not _traced(state, operands):
+        progress(0, steps)
     if runs_in_python(state, operands):
         step, outputs = _hashed_once(step), []
         for index in range(steps):
             state, output = _compiled_step(step, state, np.uint32(index), operands)
             outputs.append(output)
+            if progress is not None:
+                progress(index + 1, steps)
         if not outputs or not jax.tree.leaves(outputs[0]):
             return state, None
         return state, jax.tree.map(lambda *rows: jnp.stack(rows), *outputs)
 
-    return _compiled_scan(step, steps, state, operands)
+    if progress is None or not steps or _traced(state, operands):
+        return _compiled_scan(step, steps, state, np.uint32(0), operands)
+    outputs, size = [], steps // max(parts for parts in range(1, _PARTS + 1) if steps % parts == 0)
+    for first in range(0, steps, size):
+        state, output = jax.block_until_ready(_compiled_scan(step, size, state, np.uint32(first), operands))
+        outputs.append(output)
+        progress(first + size, steps)
+    return state, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs)
 
 
-def repeat(step: Callable[..., State], state: State, steps: int, *operands: Any) -> State:
+def repeat(
+    step: Callable[..., State], state: State, steps: int, *operands: Any, progress: Report | None = None
+) -> State:
     """Runs `state = step(state, index, *operands)` for `index` 0 … steps-1 and returns the last state."""
-    return scan(_WithoutOutput(step), state, steps, *operands)[0]
+    return scan(_WithoutOutput(step), state, steps, *operands, progress=progress)[0]
+
+
+def part_of(progress: Report | None, earlier: int, total: int, each: int = 1) -> Report | None:
+    """The report of one loop among several: `earlier` steps of the `total` are done, one of this loop counts `each`."""
+    return None if progress is None else lambda finished, _: progress(earlier + each * finished, total)
 
 
 def runs_in_python(*trees: Any) -> bool:
     """True where a loop over these arrays runs as a Python loop: on CPU and outside of any trace."""
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
-    return not traced and jax.default_backend() == "cpu"
+    return not _traced(trees) and jax.default_backend() == "cpu"
+
+
+def _traced(*trees: Any) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
 
 
 class _HashedOnce:
@@ -98,11 +124,11 @@ def _compiled_step(step, state, index, operands):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _compiled_scan(step, steps, state, operands):
+def _compiled_scan(step, steps, state, first, operands):
     def body(carry, index):
         return step(carry, index, *operands)
 
-    return lax.scan(body, state, jnp.arange(steps, dtype=jnp.uint32))
+    return lax.scan(body, state, first + jnp.arange(steps, dtype=jnp.uint32))
 
 
 def call(function: Callable[..., Any], *operands: Any) -> Any:

@@ -50,6 +50,36 @@ def test_gradients_of_convolutions_agree():
     np.testing.assert_allclose(loop.repeat(descend, images, 4, energy), scanned, atol=1e-6)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_progress_is_reported_and_changes_nothing(compiled, monkeypatch):
+    expected = loop.scan(wave, START, 42, jnp.float32(3.7))
+    if compiled:  # as on an accelerator
+        monkeypatch.setattr(loop, "runs_in_python", lambda *_: False)
+    reports = []
+    found = loop.scan(wave, START, 42, jnp.float32(3.7), progress=lambda *report: reports.append(report))
+    assert reports == [(finished, 42) for finished in range(0, 43, 3 if compiled else 1)]
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_a_loop_is_a_part_of_a_longer_one():
+    reports = []
+    report = loop.part_of(lambda *each: reports.append(each), 10, 30, 2)
+    loop.repeat(wave_only, START, 3, jnp.float32(3.7), progress=report)
+    assert reports == [(10, 30), (12, 30), (14, 30), (16, 30)]
+    assert loop.part_of(None, 10, 30) is None
+
+
+def test_no_progress_inside_of_a_trace():
+    reports = []
+
+    @jax.jit
+    def run(factor):
+        return loop.repeat(wave_only, START, 4, factor, progress=lambda *each: reports.append(each))
+
+    np.testing.assert_array_equal(run(jnp.float32(3.7)), loop.repeat(wave_only, START, 4, jnp.float32(3.7)))
+    assert not reports
+
+
 def test_new_operands_do_not_recompile():
     @chex.assert_max_traces(n=1)
     def step(state, index, factor):

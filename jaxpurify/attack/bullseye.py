@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, Key
 import numpy as np
 
+from jaxpurify import loop
 from jaxpurify.attack.choose import StoredLabels
 from jaxpurify.attack.feature_groups import choose_groups, finish, make_problem
 from jaxpurify.attack.feature_steps import descend, initial_state, start_at
@@ -42,6 +43,7 @@ def bullseye(
     transform: Purifier | None = None,
     transform_draws: int = 1,
     augment: Callable | None = None,
+    progress: loop.Report | None = None,
 ) -> Poison | list[Poison]:
     """Bullseye Polytope (arXiv:2005.00191): P images of the target class surround the target in feature space.
 
@@ -79,6 +81,7 @@ def bullseye(
         training data. A purifier here makes the attack adaptive. Targets do not go through it.
       transform_draws: how many draws of `transform` and `augment` the objective is averaged over.
       augment: the victim's differentiable augmentation, keys [B] and images, after `transform`.
+      progress: called with (finished steps, all steps).
 
     Returns:
       The poison, or a list of them if `separately`; `how` holds the objective without and with it.
@@ -112,7 +115,7 @@ def bullseye(
         transform_draws=transform_draws,
         augment=augment,
     )
-    (delta, _, memory), _ = descend(problem, initial_state(problem, start_at(problem, start)), steps)
+    (delta, _, memory), _ = descend(problem, initial_state(problem, start_at(problem, start)), steps, progress)
     how = {
         "attack": "bullseye",
         "epsilon": float(epsilon),

@@ -42,6 +42,7 @@ def clean_label_backdoor(
     batch_size: int = 500,
     transform: Purifier | None = None,
     transform_draws: int = 1,
+    progress: loop.Report | None = None,
 ) -> Poison:
     """Label-consistent backdoor (Turner et al., arXiv:1912.02771; CLBD of the poisoning benchmark, arXiv:2006.12557).
 
@@ -67,6 +68,7 @@ def clean_label_backdoor(
       batch_size: images at a time.
       transform: keys [B] and images to images, between image and surrogate (adaptive), averaged over
         `transform_draws` draws a step.
+      progress: called with (finished steps, all steps), those of all poisons added up.
 
     Returns:
       The poison with its test-time trigger at full strength; `how` holds the mean cross-entropy of the stored images
@@ -116,7 +118,10 @@ def clean_label_backdoor(
             step_size=jnp.float32(step_size),
             transform_draws=transform_draws,
         )
-        delta = np.asarray(loop.repeat(_step, _start(problem), steps, problem)) if steps else np.zeros(1, np.float32)
+        delta = np.zeros(1, np.float32)
+        if steps:
+            report = loop.part_of(progress, begin * steps, number * steps, len(problem.images))
+            delta = np.asarray(loop.repeat(_step, _start(problem), steps, problem, progress=report))
         if not np.isfinite(delta).all():
             raise ValueError("the surrogate's gradient is not finite on the poisons; its weights are at fault")
         change = to_levels(np.broadcast_to(delta, moved[rows].shape), epsilon)

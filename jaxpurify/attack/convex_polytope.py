@@ -44,6 +44,7 @@ def convex_polytope(
     transform: Purifier | None = None,
     transform_draws: int = 1,
     augment: Callable | None = None,
+    progress: loop.Report | None = None,
 ) -> Poison | list[Poison]:
     """Convex Polytope (arXiv:1905.05897): the target's feature as a convex combination of the poisons'.
 
@@ -60,7 +61,7 @@ def convex_polytope(
       coefficient_steps: projected-gradient steps for c in every step of delta.
       warm_start: whether c starts from its last value (published) or from 1/P every time (the framework of
         arXiv:2102.13624).
-      start, restarts, draws, transform, transform_draws, augment: as in `bullseye`.
+      start, restarts, draws, transform, transform_draws, augment, progress: as in `bullseye`.
 
     Returns:
       The poison, or a list of them if `separately`.
@@ -98,7 +99,7 @@ def convex_polytope(
     poisons, blocks = problem.bases.shape[1], len(jax.tree.leaves(problem.aims))
     coefficients = jnp.full((blocks, problem.copies * len(problem.bases), poisons), 1 / poisons, jnp.float32)
     state = initial_state(problem, start_at(problem, start), coefficients)
-    (delta, _, coefficients), _ = descend(problem, state, steps)
+    (delta, _, coefficients), _ = descend(problem, state, steps, progress)
     how = {
         "attack": "convex_polytope",
         "epsilon": float(epsilon),

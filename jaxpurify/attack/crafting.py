@@ -103,10 +103,10 @@ def _start(crafting, restarts):
 
 
 def advance(
-    objective: Objective, crafting: Crafting, state: Progress, steps: int
+    objective: Objective, crafting: Crafting, state: Progress, steps: int, progress: loop.Report | None = None
 ) -> tuple[Progress, Float[np.ndarray, "_ _"]]:
     """`steps` further steps of every restart; the state, and the objective [steps, R] before each of them."""
-    state, values = loop.scan(craft_step, state, steps, objective, crafting)
+    state, values = loop.scan(craft_step, state, steps, objective, crafting, progress=progress)
     return state, np.asarray(jax.device_get(values))
 
 

@@ -150,11 +150,13 @@ def descent_step(state: tuple, index: Any, problem: Problem) -> tuple[tuple, Flo
     return (delta, moments, memory), losses
 
 
-def descend(problem: Problem, state: tuple, steps: int) -> tuple[tuple, Float[np.ndarray, "steps groups"]]:
+def descend(
+    problem: Problem, state: tuple, steps: int, progress: loop.Report | None = None
+) -> tuple[tuple, Float[np.ndarray, "steps groups"]]:
     """Runs `steps` steps; ValueError where the objective stops being finite."""
     if steps < 1:
         raise ValueError(f"steps is {steps}; it must be at least 1")
-    state, losses = loop.scan(descent_step, state, steps, problem)
+    state, losses = loop.scan(descent_step, state, steps, problem, progress=progress)
     losses = np.asarray(losses)
     check_finite(losses)
     return state, losses

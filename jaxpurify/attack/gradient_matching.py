@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
+from jaxpurify import loop
 from jaxpurify.attack.budget import levels
 from jaxpurify.attack.choose import StoredLabels
 from jaxpurify.attack.crafting import check_settings, crafted_poison, start
@@ -58,6 +59,7 @@ def gradient_matching(
     transform: Purifier | None = None,
     transform_draws: int = 1,
     mesh: Mesh | None = None,
+    progress: loop.Report | None = None,
 ) -> Poison | list[Poison]:
     """Gradient matching (Witches' Brew, arXiv:2009.02276): clean-label poisons for chosen test images.
 
@@ -108,6 +110,7 @@ def gradient_matching(
         purifier here makes the attack adaptive. Targets are not purified: they are met after training.
       transform_draws: draws of purifier and augmentation over which the poisons' loss is averaged.
       mesh: split the poisons over its devices; their number must be a multiple of the devices.
+      progress: called with (finished steps, all steps), those of all targets added up.
 
     Returns:
       The poison, or a list of them if `separately`: labels kept, `targets` carried, `how` with the matching losses of
@@ -159,7 +162,7 @@ def gradient_matching(
     if mesh is not None:
         objective, crafting, states[0] = split_over(mesh, *jobs[0], states[0])
         jobs = [(objective, crafting)]
-    states, values = advance_each(jobs, states, steps, targets_together)
+    states, values = advance_each(jobs, states, steps, targets_together, progress)
     how = {
         "attack": "gradient_matching",
         "epsilon": float(epsilon),

@@ -52,6 +52,7 @@ def hidden_trigger(
     transform: Purifier | None = None,
     transform_draws: int = 1,
     augment: Callable | None = None,
+    progress: loop.Report | None = None,
 ) -> Poison:
     """Hidden-trigger backdoor (arXiv:1910.00033): the trigger is in no training image, only its features are.
 
@@ -74,7 +75,7 @@ def hidden_trigger(
       pattern, size: of the patch, as in `badnets.patch_trigger`; published 30 of 224 pixels, 5 of 32 in the benchmark.
       inset: its distance from the bottom and the right edge in pixels, in the test-time trigger.
       random_place: whether sources carry it anywhere while crafting (published) or where it is at test time.
-      draws, transform, transform_draws, augment: as in `bullseye`; sources do not go through the transform.
+      draws, transform, transform_draws, augment, progress: as in `bullseye`; sources do not go through the transform.
 
     Returns:
       The poison with its trigger; `how` holds the source class, and the objective on one draw of sources.
@@ -121,7 +122,8 @@ def hidden_trigger(
     shape = (height, width, channels)
     patch = patch_trigger(shape, named(key, "pattern"), pattern=pattern, size=size, corner="top-left")
     sources = _Sources(jnp.asarray(images[pool]), patch, named(key, "sources"), size, inset, random_place)
-    (delta, _, _), losses = loop.scan(_step, initial_state(problem, start_at(problem, "zero")), steps, problem, sources)
+    state = initial_state(problem, start_at(problem, "zero"))
+    (delta, _, _), losses = loop.scan(_step, state, steps, problem, sources, progress=progress)
     check_finite(np.asarray(losses))
     how = {
         "attack": "hidden_trigger",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 import numpy as np
 
+from jaxpurify import loop
 from jaxpurify.attack.budget import levels
 from jaxpurify.attack.choose import Index, StoredLabels
 from jaxpurify.attack.crafting import check_settings, crafted_poison, start
@@ -59,6 +60,7 @@ def metapoison(
     augment: Any = None,
     transform: Purifier | None = None,
     transform_draws: int = 1,
+    progress: loop.Report | None = None,
 ) -> Poison | list[Poison]:
     """MetaPoison (arXiv:2004.00225): minimises the targets' loss after K unrolled steps of training on the poisons.
 
@@ -106,6 +108,7 @@ def metapoison(
       augment: differentiable augmentation of the poisons, keys [B] and images, or None.
       transform: keys [B] and poisoned images to images, through which the gradient goes; makes the attack adaptive.
       transform_draws: draws of purifier and augmentation over which the inner loss is averaged.
+      progress: called with (finished steps, all steps), those of all targets added up.
 
     Returns:
       The poison, or a list of them if `separately`: labels kept, `targets` carried.
@@ -144,7 +147,16 @@ def metapoison(
         index = choose_base(named(aim.key, "choice"), labels, aim.target if base is None else base, count, fraction)
         crafting = make_crafting(images, labels, index, aim.key, epsilon, learning_rate, steps, decay, optimizer)
         jobs.append((_aimed(common, aim, images, labels, index), crafting))
-    states, values = _crafted(jobs, restarts, refresh, refresh_every, named(key, "refresh"), targets_together)
+    every = steps if refresh is None else refresh_every
+    states = [start(crafting, restarts) for _, crafting in jobs]
+    pieces = []
+    for first in range(0, steps, every):
+        if first and refresh is not None:
+            jobs = _refreshed(jobs, refresh, first, jax.random.fold_in(named(key, "refresh"), first))
+        length, report = min(every, steps - first), loop.part_of(progress, len(jobs) * first, len(jobs) * steps)
+        states, values = advance_each(jobs, states, length, targets_together, report)
+        pieces.append(values)
+    values = [np.concatenate(each) for each in zip(*pieces, strict=True)]
     how = {
         "attack": "metapoison",
         "epsilon": float(epsilon),
@@ -182,19 +194,8 @@ def _aimed(common: Unrolled, aim: Aim, images: StoredImages, labels: StoredLabel
     return dataclasses.replace(aimed, clean=clean, clean_labels=clean_labels)
 
 
-def _crafted(jobs, restarts, refresh, refresh_every, key, together):
-    """All steps; with `refresh` in pieces, between which the members, the same for all jobs, move on."""
-    states = [start(crafting, restarts) for _, crafting in jobs]
-    steps = jobs[0][1].steps
-    if refresh is None:
-        return advance_each(jobs, states, steps, together)
-    pieces = []
-    for first in range(0, steps, refresh_every):
-        if first:
-            surrogate = jobs[0][0]
-            fresh = refresh(surrogate.applies, surrogate.members, first, jax.random.fold_in(key, first))
-            fresh = replaced(fresh, surrogate.members, "refresh")
-            jobs = [(objective.with_surrogate(*fresh), crafting) for objective, crafting in jobs]
-        states, values = advance_each(jobs, states, min(refresh_every, steps - first), together)
-        pieces.append(values)
-    return states, [np.concatenate(each) for each in zip(*pieces, strict=True)]
+def _refreshed(jobs, refresh, step, key):
+    """The jobs on members that have moved on, the same for all of them."""
+    objective = jobs[0][0]
+    fresh = replaced(refresh(objective.applies, objective.members, step, key), objective.members, "refresh")
+    return [(objective.with_surrogate(*fresh), crafting) for objective, crafting in jobs]

@@ -42,6 +42,7 @@ def narcissus(
     scale: float = 1.0,
     transform: Purifier | None = None,
     transform_draws: int = 1,
+    progress: loop.Report | None = None,
 ) -> Poison:
     """Narcissus (arXiv:2204.05255): a universal clean-label trigger, added to a few images of the target class.
 
@@ -73,6 +74,7 @@ def narcissus(
       transform: keys [B] and triggered images to images, through which the gradient goes; a purifier here
         makes the attack adaptive.
       transform_draws: draws of `transform` over which the objective is averaged in every step.
+      progress: called with (finished steps, all steps).
 
     Returns:
       The poison: labels kept, `trigger` adds the same 8-bit delta, `how` holds the
@@ -122,7 +124,7 @@ def narcissus(
         saturate=saturate,
         transform_draws=transform_draws if transform is not None else 1,
     )
-    delta, losses = jax.device_get(_optimise(problem, steps))
+    delta, losses = jax.device_get(_optimise(problem, steps, progress))
     if not math.isfinite(losses[-1]) or not np.isfinite(delta).all():
         first = int(np.argmin(np.isfinite(losses)))
         raise ValueError(f"the surrogate's loss is not finite at step {first} of {steps}; lower learning_rate")
@@ -173,27 +175,20 @@ class _Problem:
     transform_draws: int = static()
 
 
-def _optimise(problem: _Problem, steps: int) -> tuple[Float[Array, "height width channels"], Float[Array, "steps"]]:
+def _optimise(
+    problem: _Problem, steps: int, progress: loop.Report | None
+) -> tuple[Float[Array, "height width channels"], Float[Array, "steps"]]:
     """The optimised delta within the budget, and the objective before each step."""
     delta = jnp.zeros(problem.images.shape[1:])
     state = (delta, _optimizer(problem).init(delta))
-    (delta, _), losses = _run(_step, state, steps, problem)
+    (delta, _), losses = loop.scan(_step, state, steps, problem, progress=progress)
     return jnp.clip(delta, -problem.epsilon, problem.epsilon), losses
 
 
 def _class_loss(problem: _Problem, delta: Float[Array, "height width channels"]) -> float:
     """The objective at `delta`, averaged over one pass over the target class."""
-    _, losses = _run(_measure, delta, len(problem.images) // problem.batch_size, problem)
+    _, losses = loop.scan(_measure, delta, len(problem.images) // problem.batch_size, problem)
     return float(losses.mean())
-
-
-def _run(step, state, steps, problem):
-    if loop.runs_in_python(state, problem):
-        return loop.scan(step, state, steps, problem)
-    return _compiled_loop(step, state, steps, problem)
-
-
-_compiled_loop = jax.jit(loop.scan, static_argnums=(0, 2))
 
 
 def _step(state, index, problem):

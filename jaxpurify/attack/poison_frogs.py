@@ -48,6 +48,7 @@ def poison_frogs(
     transform: Purifier | None = None,
     transform_draws: int = 1,
     augment: Callable | None = None,
+    progress: loop.Report | None = None,
 ) -> Poison | list[Poison]:
     """Poison Frogs (arXiv:1804.00792): poisons of the target class with the target's features.
 
@@ -68,8 +69,8 @@ def poison_frogs(
       beta: weight of the distance to the base; published 0.1, or 4 in normalised images.
       shrink, tolerance: of `"each"`: the factor of s, and the relative change of a poison at which it is finished.
       optimizer, decay: of `"mean"`, as in `bullseye`.
-      draws, transform, transform_draws, augment: as in `bullseye`. `"each"` keeps the same draws in all steps, since
-        it compares their objectives.
+      draws, transform, transform_draws, augment, progress: as in `bullseye`. `"each"` keeps the same draws in all
+        steps, since it compares their objectives.
 
     Returns:
       The poison, or a list of them if `separately`.
@@ -119,10 +120,10 @@ def poison_frogs(
         "opacity": float(opacity),
     }
     if form == "each":
-        delta = _descend_each(problem, start, steps, beta, shrink, tolerance)
+        delta = _descend_each(problem, start, steps, beta, shrink, tolerance, progress)
         how |= {"beta": float(beta), "shrink": float(shrink), "tolerance": float(tolerance)}
     else:
-        (delta, _, _), _ = descend(problem, initial_state(problem, start), steps)
+        (delta, _, _), _ = descend(problem, initial_state(problem, start), steps, progress)
         how |= {"optimizer": optimizer, "decay": decay}
     poisons = finish(problem, groups, delta, None, how)
     return poisons if separately else poisons[0]
@@ -145,14 +146,14 @@ def mean_collision_loss(
     return (difference**2).reshape(len(features), -1).mean(-1)
 
 
-def _descend_each(problem, start, steps, beta, shrink, tolerance):
+def _descend_each(problem, start, steps, beta, shrink, tolerance, progress):
     """The best delta that forward-backward steps find for every poison."""
     shape = problem.bases.shape[:2]
     value = jnp.full(shape, jnp.inf, jnp.float32)
     rate = jnp.full(shape, problem.learning_rate, jnp.float32)
     state = (start, value, jnp.zeros_like(start), rate, start)
     settings = tuple(jnp.float32(number) for number in (beta, shrink, tolerance))
-    (delta, *_), losses = loop.scan(_each_step, state, steps, problem, settings)
+    (delta, *_), losses = loop.scan(_each_step, state, steps, problem, settings, progress=progress)
     check_finite(np.asarray(losses).mean(-1))
     return delta
 

@@ -16,7 +16,11 @@ Job = tuple[Objective, Crafting]
 
 
 def advance_each(
-    jobs: Sequence[Job], states: Sequence[Progress], steps: int, together: int | None = None
+    jobs: Sequence[Job],
+    states: Sequence[Progress],
+    steps: int,
+    together: int | None = None,
+    progress: loop.Report | None = None,
 ) -> tuple[list[Progress], list[Float[np.ndarray, "_ _"]]]:
     """`advance` for each of several targets: each moves as it would alone.
 
@@ -27,6 +31,7 @@ def advance_each(
       steps: further steps of each.
       together: how many of them run side by side; memory grows with it. None: one on CPU, where more are no faster,
         all of them elsewhere. One after the other they share a compiled program.
+      progress: called with (finished steps, all steps) of this call, those of all targets added up.
 
     Returns:
       The states, and the objectives [steps, R] of each before each step.
@@ -40,16 +45,17 @@ def advance_each(
     moved, values = [], []
     for first in range(0, len(jobs), size):
         part = slice(first, first + size)
-        one, of_one = _advance_together(jobs[part], states[part], steps)
+        report = loop.part_of(progress, first * steps, len(jobs) * steps, len(jobs[part]))
+        one, of_one = _advance_together(jobs[part], states[part], steps, report)
         moved += one
         values += of_one
     return moved, values
 
 
-def _advance_together(jobs, states, steps):
+def _advance_together(jobs, states, steps, progress):
     if len(jobs) == 1:
         (objective, crafting), state = jobs[0], states[0]
-        state, values = advance(objective, crafting, state, steps)
+        state, values = advance(objective, crafting, state, steps, progress)
         return [state], [values]
     leaves, structures = zip(*(jax.tree.flatten(job) for job in jobs), strict=True)
     if len(set(structures)) > 1:
@@ -59,7 +65,7 @@ def _advance_together(jobs, states, steps):
         column[0] if once else _stacked(column) for column, once in zip(zip(*leaves, strict=True), shared, strict=True)
     ]
     state = jax.tree.map(lambda *rows: jnp.stack(rows), *states)
-    state, values = loop.scan(_Each(structures[0], shared), state, steps, operands)
+    state, values = loop.scan(_Each(structures[0], shared), state, steps, operands, progress=progress)
     values = np.asarray(jax.device_get(values))
     each = [jax.tree.map(lambda leaf, place=place: leaf[place], state) for place in range(len(jobs))]
     return each, [values[:, place] for place in range(len(jobs))]

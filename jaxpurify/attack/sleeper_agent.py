@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 import numpy as np
 
+from jaxpurify import loop
 from jaxpurify.attack.badnets import patch_trigger
 from jaxpurify.attack.budget import add_levels, levels, to_levels
 from jaxpurify.attack.choose import StoredLabels, check_dataset, check_target, choose, poison_count, positions
@@ -60,6 +61,7 @@ def sleeper_agent(
     chunk: int = 256,
     transform: Purifier | None = None,
     transform_draws: int = 1,
+    progress: loop.Report | None = None,
 ) -> Poison:
     """Sleeper Agent (arXiv:2106.08970): clean-label poisons that hide a patch they do not contain.
 
@@ -92,6 +94,7 @@ def sleeper_agent(
       chunk: source images at a time where t is computed.
       transform: keys [B] and poisoned images to images, through which the gradient goes; makes the attack adaptive.
       transform_draws: draws of purifier and augmentation over which the poisons' loss is averaged.
+      progress: called with (finished steps, all steps).
 
     Returns:
       The poison: labels kept; its `trigger` puts the patch into the bottom right corner; `how["source"]` says of
@@ -147,7 +150,9 @@ def sleeper_agent(
             poisoned[index] = add_levels(images[index], to_levels(np.asarray(state.delta[0]), epsilon))
             fresh = retrain(poisoned, labels, jax.random.fold_in(named(key, "retrain"), first))
             objective = matching(*replaced(fresh, members, "retrain"), first)
-        state, values = advance(objective, crafting, state, min(length, steps - first))
+        state, values = advance(
+            objective, crafting, state, min(length, steps - first), loop.part_of(progress, first, steps)
+        )
         pieces.append(values)
     values = np.concatenate(pieces)
     how = {

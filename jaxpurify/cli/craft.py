@@ -1,12 +1,14 @@
 """`jaxpurify craft`: makes a poison, and writes the poisoned data set where one is asked for."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 
 from jaxpurify.cli.options import check_output, check_place, check_seed, check_two_classes, read_options
+from jaxpurify.cli.progress import progress_display
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +96,9 @@ def main(arguments: list[str]) -> int | None:
         check_save(dataset, options.apply_to, force=options.force)
 
     surrogate = members if len(members) > 1 else next(iter(members), None)
-    poison = craft(entry, settings, surrogate, dataset, jax.random.key(options.seed))
+    with progress_display(unit="steps") as progress:
+        report = functools.partial(progress, f"craft {entry.craft.__name__}")
+        poison = craft(entry, settings, surrogate, dataset, jax.random.key(options.seed), progress=report)
     if options.format == "npz":
         save_poison(options.out, poison, force=options.force)
     else:

@@ -27,7 +27,7 @@ from jaxpurify.random import named
 # nobody refreshes MetaPoison's members here, and features of frozen networks draw nothing.
 NOT_IN_SPECS = {
     "trigger", "transform", "targets", "overlay", "mesh", "separately", "targets_together", "patch", "bases", "retrain",
-    "refresh", "refresh_every", "draws",
+    "refresh", "refresh_every", "draws", "progress",
 }  # fmt: skip
 # What a spec says of the purifier that an attacker crafts through, for every attack that follows a gradient.
 ADAPTIVE = ("through", "gradient", "gradient_steps", "gradient_difference")
@@ -115,6 +115,7 @@ def craft(
     key: Key[Array, ""],
     *,
     retrain: Callable[..., Frozen] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Poison:
     """Calls an attack.
 
@@ -126,32 +127,44 @@ def craft(
       key: consumed.
       retrain: (images, labels, key) to a new surrogate, for attacks that train theirs again on what is poisoned so
         far; called once for each member of an ensemble.
+      progress: called with (finished steps, all steps); an attack without steps is one.
 
     Raises:
       ValueError: a setting of the wrong type or value.
     """
+    stepwise = "progress" in entry.options
+    if progress is not None and stepwise:
+        settings = settings | {"progress": progress}
     pixels = settings.get("augment")
     if pixels is not None:
         colour = (train.images.mean((0, 1, 2)) / 255).astype(np.float32)
         settings = settings | {"augment": ContinuousShift(pixels, fill=jnp.asarray(colour)) if pixels else None}
     try:
-        if surrogate is None:
-            return entry.craft(train.images, train.labels, key, **settings)
-        params = surrogate if isinstance(surrogate, Frozen) else tuple(surrogate)
-        if entry.sees == "parameters":
-            apply, params = split_trainable(params)
-            if "hidden" in settings:
-                settings = settings | {"hidden": _hidden(apply) if settings["hidden"] else None}
-            if retrain is not None and "retrain" in entry.options:
-                settings = settings | {"retrain": _Retrained(retrain, surrogate)}
-            return entry.craft(apply, params, key, train.images, train.labels, **settings)
-        apply = _features if entry.sees == "features" else _logits
-        return entry.craft(apply, params, key, train.images, train.labels, **settings)
+        poison = _called(entry, settings, surrogate, train, key, retrain)
     except TypeError as error:  # a value of the wrong type, such as epsilon='large'
         given = ", ".join(
             f"{name}={value!r}" for name, value in settings.items() if isinstance(value, int | float | str)
         )
         raise ValueError(f"{entry.craft.__name__}({given}): {error}") from error
+    if progress is not None and not stepwise:
+        progress(1, 1)
+    return poison
+
+
+def _called(entry, settings, surrogate, train, key, retrain):
+    """The attack on what it sees of the surrogate."""
+    if surrogate is None:
+        return entry.craft(train.images, train.labels, key, **settings)
+    params = surrogate if isinstance(surrogate, Frozen) else tuple(surrogate)
+    if entry.sees == "parameters":
+        apply, params = split_trainable(params)
+        if "hidden" in settings:
+            settings = settings | {"hidden": _hidden(apply) if settings["hidden"] else None}
+        if retrain is not None and "retrain" in entry.options:
+            settings = settings | {"retrain": _Retrained(retrain, surrogate)}
+    else:
+        apply = _features if entry.sees == "features" else _logits
+    return entry.craft(apply, params, key, train.images, train.labels, **settings)
 
 
 class _Retrained:

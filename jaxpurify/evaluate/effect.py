@@ -6,6 +6,7 @@ import dataclasses
 from jaxtyping import Array, Float, Float64, Integer, Key, UInt8
 import numpy as np
 
+from jaxpurify import loop
 from jaxpurify.evaluate.statistics import auroc, perturbation_survival, psnr
 from jaxpurify.purify.dataset import purify
 from jaxpurify.purify.filter import energies
@@ -72,7 +73,7 @@ def effect(
     images = {CLEAN: clean, POISONED: poisoned}
     batch_size = min(batch_size, len(clean))
     for turn, name in enumerate((CLEAN, POISONED)):
-        report = None if progress is None else _after(progress, turn * len(clean), 2 * len(clean))
+        report = loop.part_of(progress, turn * len(clean), 2 * len(clean))
         images[f"purified {name}"] = purify(
             purifier, images[name], key=key, index=index, batch_size=batch_size, progress=report
         )
@@ -83,7 +84,3 @@ def effect(
         psnr={name: psnr(clean, each) for name, each in images.items() if name != CLEAN},
         survival=perturbation_survival(images[PURIFIED_POISONED], images[PURIFIED_CLEAN], delta),
     )
-
-
-def _after(progress: Callable[[int, int], None], earlier: int, total: int) -> Callable[[int, int], None]:
-    return lambda finished, _: progress(earlier + finished, total)

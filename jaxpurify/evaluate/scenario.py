@@ -247,13 +247,12 @@ class _Grid:
             )
         if through:
             settings["transform"] = adaptive_purifier(through, self.train.images.shape[1:])
-        self.progress(f"{attack} seed {seed}: crafting", 0, 1)
         surrogate = None
         if entry.needs_surrogate:
             members = tuple(self.models.surrogate(member) for member in range(self.scenario.surrogates))
             surrogate = members if len(members) > 1 else members[0]
-        poison = craft(entry, settings, surrogate, self.train, key, retrain=self.retrain)
-        self.progress(f"{attack} seed {seed}: crafting", 1, 1)
+        report = functools.partial(self.progress, f"{attack} seed {seed}: crafting")
+        poison = craft(entry, settings, surrogate, self.train, key, retrain=self.retrain, progress=report)
         path.parent.mkdir(exist_ok=True)
         save_poison(path, poison)
         return poison

@@ -40,9 +40,9 @@ EXTRA = {
 }
 
 
-def craft(name, images, labels, seed, epsilon):
+def craft(name, images, labels, seed, epsilon, **options):
     key = jax.random.key(seed)
-    arguments = {"epsilon": epsilon, **EXTRA.get(name, {})}
+    arguments = {"epsilon": epsilon, **EXTRA.get(name, {}), **options}
     attack = ATTACKS[name]
     if attack.needs_target:
         arguments |= {"target": 1, "count": 5}
@@ -90,6 +90,18 @@ def test_same_key_same_poison_and_another_key_another(name):
     # Of Narcissus the poisons are the last of the class, and one batch holds the whole class.
     if name != "narcissus":
         assert not np.array_equal(first.images, other.images)
+
+
+@pytest.mark.parametrize("name", [name for name, attack in ATTACKS.items() if "steps" in attack.options])
+def test_attacks_report_their_steps(name):
+    images = np.random.default_rng(3).integers(0, 256, SHAPE).astype(np.uint8)
+    labels, reports = np.arange(SHAPE[0], dtype=np.int32) % 3, []
+    poison = craft(name, images, labels, 1, 0.2, progress=lambda *report: reports.append(report))
+    finished, totals = zip(*reports, strict=True)
+    steps = EXTRA[name]["steps"] * (len(poison) if name == "clean_label_backdoor" else 1)
+    assert set(totals) == {steps} and finished[-1] == steps and finished[0] == 0
+    assert sorted(finished) == list(finished)
+    np.testing.assert_array_equal(poison.images, craft(name, images, labels, 1, 0.2).images)
 
 
 def test_levels_are_exact_for_every_multiple_of_one_level():

@@ -112,7 +112,9 @@ def test_restarts_side_by_side_or_one_after_another_are_the_same(surrogate, digi
 def test_separate_targets_are_those_crafted_alone(surrogate, digits, targets, side_by_side):
     options = {"steps": 8, "augment": ContinuousShift(1, fill=0.0, flip=False)}
     each = {"target": [3, 5], "separately": True, "targets_together": side_by_side}
-    together = craft(surrogate, digits, targets, **options, **each)
+    reports = []
+    together = craft(surrogate, digits, targets, **options, **each, progress=lambda *report: reports.append(report))
+    assert reports[-1] == (16, 16) and reports == sorted(reports)
     assert [poison.target for poison in together] == [poison.how["base"] for poison in together] == [3, 5]
     for number, poison in enumerate(together):
         rows = slice(number, number + 1)
