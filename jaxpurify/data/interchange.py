@@ -55,7 +55,8 @@ def read_benchmark(
 
     Raises:
       ValueError: a file is missing or damaged or holds anything but arrays and images; an index is out of range;
-        a poison is further from the image at its index than `epsilon` allows; the target is not in `test_images`.
+        a poison is further from the image at its index than `epsilon` allows; the target has another shape, is of
+        the poisons' class, or is not in `test_images`.
     """
     folder = Path(folder)
     limit = level_limit(epsilon)
@@ -71,7 +72,9 @@ def read_benchmark(
     if search:
         index = locate(poisons, poison_labels, images, labels, limit)
     largest = _check_match(folder, poisons, images, index, limit)
-    targets, trigger, corner = _read_targets(folder, test_images)
+    targets, trigger, corner = _read_targets(folder, test_images, images.shape[1:])
+    if (targets.labels == poison_labels[0]).any():
+        raise ValueError(f"{folder}: target and poisons are both of class {poison_labels[0]}; nothing is to be changed")
     how: dict[str, Any] = {"attack": "benchmark", "labels_changed": bool((labels[index] != poison_labels).any())}
     how |= {"count": len(poisons), "norm": "linf", "epsilon": epsilon, "largest_change": largest}
     how |= {"repeated_bases": repeated, "patch_corner": corner}
@@ -125,24 +128,41 @@ def _read_poisons(path):
         labels = np.array([int(pair[1]) for pair in pairs], np.int32)
     except (TypeError, ValueError, IndexError) as error:
         raise ValueError(f"{path} does not hold images and labels ({error})") from error
+    images = images[..., None] if images.ndim == 3 else images  # pictures without colour have no axis for it
     if images.dtype != np.uint8 or images.ndim != 4:
         raise ValueError(f"{path} holds images of {images.dtype} {images.shape[1:]}; 8-bit pictures are needed")
     return images, labels
 
 
-def _read_targets(folder, test_images):
+def _parse_target(file, content):
+    """Image, class, and patch [C, h, w] with its corner [x, y] (or None and None) of an unpickled target."""
+    try:
+        image, label, *rest = content
+        patch = np.asarray(rest[0], np.float32) if rest else None
+        left, top = rest[1] if rest else (0, 0)
+        image = np.asarray(image)
+        if len(rest) not in (0, 2) or image.ndim not in (2, 3):
+            raise ValueError("other entries")
+        image = image if image.ndim == 3 else image[..., None]
+        label, corner = np.int32(int(label)), [int(left), int(top)]
+    except (TypeError, ValueError, IndexError, OverflowError) as error:
+        raise ValueError(
+            f"{file} is not an image and a class, with or without a patch and its corner ({error})"
+        ) from error
+    return image, label, patch, corner if rest else None
+
+
+def _read_targets(folder, test_images, shape):
     """The targets, the trigger (or None) and the corner [x, y] of its patch (or None)."""
     file = next((folder / name for name in ("target.pickle", "source.pickle") if (folder / name).exists()), None)
     if file is None:
         raise ValueError(f"{folder} has neither target.pickle nor source.pickle")
     content = load_pickle(file)
-    if not isinstance(content, tuple | list) or len(content) not in (2, 4) or np.ndim(content[0]) != 3:
-        raise ValueError(f"{file} is not an image and a class, with or without a patch and its corner")
-    images, labels = np.asarray(content[0])[None], np.array([int(content[1])], np.int32)
-    trigger, corner = None, None
-    if len(content) == 4:
-        corner = [int(number) for number in content[3]]
-        trigger = _patch_trigger(file, np.asarray(content[2], np.float32), corner, images.shape[1:])
+    image, label, patch, corner = _parse_target(file, content)
+    if image.shape != shape or image.dtype != np.uint8:
+        raise ValueError(f"{file} holds a target of {image.dtype} {image.shape}; training images are uint8 {shape}")
+    images, labels = image[None], np.array([label], np.int32)
+    trigger = None if patch is None else _patch_trigger(file, patch, corner, shape)
     if (folder / "sources.npz").exists():
         try:
             with np.load(folder / "sources.npz", allow_pickle=False) as sources:
@@ -167,9 +187,10 @@ def _patch_trigger(file, patch, corner, shape):
     """The patch [C, h, w] with its upper left pixel at `corner` (x, y) of images of `shape`."""
     height, width, channels = shape
     left, top = corner
-    rows, columns = slice(top, top + patch.shape[1]), slice(left, left + patch.shape[2])
+    high, wide = patch.shape[1:] if patch.ndim == 3 else (0, 0)
+    rows, columns = slice(top, top + high), slice(left, left + wide)
     outside = min(corner) < 0 or rows.stop > height or columns.stop > width
-    if patch.ndim != 3 or patch.shape[0] != channels or outside or patch.min() < 0 or patch.max() > 1:
+    if not high * wide or patch.shape[0] != channels or outside or not 0 <= patch.min() <= patch.max() <= 1:
         raise ValueError(f"{file}: a patch of shape {patch.shape} at {corner} does not fit images of {shape}")
     pattern, mask = np.zeros(shape, np.float32), np.zeros((height, width, 1), np.float32)
     pattern[rows, columns], mask[rows, columns] = patch.transpose(1, 2, 0), 1

@@ -82,6 +82,15 @@ def test_what_is_written_is_what_the_benchmark_reads(tmp_path):
     assert label == 3 and np.array_equal(np.asarray(picture), TEST[7])
 
 
+def test_pictures_without_colour(tmp_path):
+    targets = Targets(TARGETS.images[..., :1], TARGETS.labels, TARGETS.index)
+    gray = Poison(POISONS[..., :1], LABELS[INDEX], INDEX, 1, None, {}, targets)
+    write_benchmark(tmp_path / "0", gray)
+    loaded = read_benchmark(tmp_path / "0", IMAGES[..., :1], LABELS, epsilon=None)
+    np.testing.assert_array_equal(loaded.images, gray.images)
+    np.testing.assert_array_equal(loaded.targets.images, targets.images)
+
+
 def test_a_patch_is_written_as_numbers_and_a_corner(tmp_path):
     trigger = white_patch(slice(6, 10), slice(2, 5))
     write_benchmark(tmp_path / "0", Poison(POISONS, LABELS[INDEX], INDEX, 1, trigger, {}, TARGETS))
@@ -211,6 +220,22 @@ def test_a_base_that_occurs_twice_is_searched_for_once(tmp_path):
         ({"poisons": POISONS[:, :8]}, {}, r"^poisons of shape \(8, 12, 3\) do not match training images of shape"),
         ({"target": (Image.fromarray(TEST[7] ^ 1), 3)}, {"test_images": TEST}, r"target is not among the 10 test"),
         ({"target": [3, 3]}, {}, r"is not an image and a class"),
+        ({"target": (Image.fromarray(TEST[7]), "cat")}, {}, r"is not an image and a class"),
+        ({"target": (Image.fromarray(TEST[7]), None)}, {}, r"is not an image and a class"),
+        ({"target": (Image.fromarray(TEST[7]), 2**40)}, {}, r"is not an image and a class"),
+        ({"target": (Image.fromarray(TEST[7]), 3, np.ones((3, 5, 5)), 3)}, {}, r"is not an image and a class"),
+        ({"target": (Image.fromarray(TEST[7]), 3, np.ones((3, 5, 5)), [1, 2, 3])}, {}, r"is not an image and a class"),
+        (
+            {"target": (Image.fromarray(TEST[7]), 3, np.ones(5), [1, 2])},
+            {},
+            r"a patch of shape \(5,\) at \[1, 2\] does",
+        ),
+        (
+            {"target": (Image.fromarray(TEST[7][:4]), 3)},
+            {},
+            r"holds a target of uint8 \(4, 12, 3\); training images are uint8 \(12, 12, 3\)$",
+        ),
+        ({"target": (Image.fromarray(TEST[7]), 1)}, {}, r"target and poisons are both of class 1; nothing is to be"),
         (
             {"target": (Image.fromarray(TEST[7]), 3, np.ones((3, 5, 5)), [9, 0])},
             {},
