@@ -25,8 +25,8 @@ Shape = tuple[int, ...]
 # the paper's table prints [10, 50, 5] and its appendix 7 repetitions; the table is followed. 125 timesteps, as in
 # Filt, are also the published ones for transfer learning and for ε = 16/255. Those called digits were chosen for the
 # bundled models of 8 x 8 pixels. Those called fast make fewer network calls than the exact one beside them: a third
-# of the Langevin steps, each √3 as long (as strong on two victims, experiments/equal_strength.py), and strided
-# denoising of the same noise (a row of experiments/puregen_table1.py; not yet measured beside the 75 calls).
+# of the Langevin steps, each √3 as long, and strided denoising of the same noise; what that costs is measured in
+# experiments/equal_strength.py.
 PRESETS: dict[str, str] = {
     "puregen-ebm": "langevin(steps=150)",
     "puregen-ddpm": "diffusion(timestep=75)",
@@ -78,9 +78,34 @@ def weights_digest(spec: str, shape: Shape) -> str | None:
     return digest.hexdigest()[:12]
 
 
+def parts(spec: str, shape: Shape) -> frozenset[str]:
+    """What there is to know of a purifier: hashes of its networks' arrays; without any network, its own text.
+
+    Langevin dynamics of another length or step size has the same energy, and so the same parts.
+    """
+    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(make_purifier(spec, shape)) if np.ndim(leaf) > 1]
+    hashes = {hashlib.sha256(array.tobytes()).hexdigest()[:12] for array in arrays}
+    return frozenset(hashes or {PRESETS.get(spec.strip(), spec)})
+
+
 def energy_for(shape: Shape, weights: str | None = None) -> Energy:
     """The energy that `langevin` uses for images of `shape`: bundled, or from a file."""
-    return load_weights(weights or bundled_for("energy", shape))[0]
+    return _network("energy", weights, shape)[0]
+
+
+def _network(kind: str, weights: str | None, shape: Shape) -> tuple[Any, dict[str, Any]]:
+    """An `energy` (one number an image) or `noise` predictor (an image for an image and its timestep), and its card."""
+    name = weights or bundled_for(kind, shape)
+    network, card = load_weights(name)
+    images, timesteps = jax.ShapeDtypeStruct((2, *shape), "float32"), jax.ShapeDtypeStruct((2,), "int32")
+    given, wanted = ((images,), (2,)) if kind == "energy" else ((images, timesteps), (2, *shape))
+    try:
+        found = jax.eval_shape(network, *given).shape
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"weights {name!r} hold no {kind} network for images of {shape}: {error}") from error
+    if found != wanted:
+        raise ValueError(f"weights {name!r} hold no {kind} network for images of {shape}; it answers with {found}")
+    return network, card
 
 
 def _stage(part: Spec, shape: Shape) -> Purifier:
@@ -105,12 +130,12 @@ def _jpeg(shape: Shape, quality: int = 50) -> Purifier:
 
 
 def _langevin(shape: Shape, *, weights: str | None = None, **options: Any) -> Purifier:
-    energy, card = load_weights(weights or bundled_for("energy", shape))
+    energy, card = _network("energy", weights, shape)
     return Langevin(energy, **{**card.get("langevin", {}), **options})
 
 
 def _diffusion(shape: Shape, *, weights: str | None = None, schedule: str | None = None, **options: Any) -> Purifier:
-    noise, card = load_weights(weights or bundled_for("noise", shape))
+    noise, card = _network("noise", weights, shape)
     trained_with = Schedule(**card.get("recipe", {}).get("schedule", {}))
     if schedule is not None and schedule != trained_with.kind:
         trained_with = Schedule(kind=schedule)

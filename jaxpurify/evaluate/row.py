@@ -6,7 +6,7 @@ import jax
 
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.evaluate.crafting import attack_of
-from jaxpurify.evaluate.purifiers import Shape, weights_digest
+from jaxpurify.evaluate.purifiers import Shape, parts, weights_digest
 from jaxpurify.random import named
 
 NONE = "none"
@@ -63,9 +63,10 @@ def victim_seed(seed: int, number: int) -> int:
     return int(jax.random.randint(named(jax.random.key(seed), f"victim {number}"), (), 0, 2**31 - 1))
 
 
-def adaptive(attack: str, scenario: Any) -> bool:
-    """Whether the attacker knew the defence: crafted through it, or trained the surrogate behind it."""
-    if attack == NONE:
+def adaptive(attack: str, defence: str, scenario: Any, shape: Shape) -> bool:
+    """Whether the attacker knew the defence: crafted through a part of it, or trained the surrogate behind one."""
+    if NONE in (attack, defence):
         return False
     entry, _, through = attack_of(attack)
-    return bool(through or (scenario.surrogate_defence and entry.needs_surrogate))
+    known = (through.get("through"), scenario.surrogate_defence if entry.needs_surrogate else "")
+    return any(parts(spec, shape) & parts(defence, shape) for spec in known if spec)

@@ -157,6 +157,8 @@ def test_the_schedule_is_that_of_the_weights_unless_the_spec_says_otherwise(far_
         ("repeat('puregen-filt', 2)", "timestep=125; these weights were trained up to timestep 40"),
         ("repeat('filt(\\'jpeg\\')', 2)", "must be the outermost purifier"),
         ("filt", "purifier 'filt': .*missing"),
+        ("langevin(weights='noise', steps=1)", "weights 'noise' hold no energy network for images of"),
+        ("diffusion(weights='energy', timestep=1)", "weights 'energy' hold no noise network for images of"),
         ("langevin(weights='/absent.safetensors')", "no weights '/absent.safetensors': neither a file nor bundled"),
     ],
 )
