@@ -86,7 +86,7 @@ class _Problem:
         self.seen = generator.random((1, 32, 32, 3), np.float32)
         apply, params = split_trainable(freeze(self.network))
         targets = target_gradients((apply,), (params,), jnp.asarray(self.seen), jnp.array([TARGET]))
-        self.objective = Matching((apply,), (params,), targets, Passenger().for_parameters(params), View())
+        self.objective = Matching((apply,), (params,), targets, Passenger(), View())
 
     def crafting(self, together: int = 0) -> Crafting:
         labels, index = np.full(self.count, BASE), np.arange(self.count)

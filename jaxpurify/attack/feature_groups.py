@@ -11,10 +11,10 @@ from jaxtyping import Array, Integer, Key
 import numpy as np
 
 from jaxpurify.attack.budget import add_levels, levels, to_levels
-from jaxpurify.attack.choose import Index, StoredLabels, choose, poison_count, positions
+from jaxpurify.attack.choose import Index, StoredLabels
 from jaxpurify.attack.feature_steps import OPTIMIZERS, Problem, check_finite, measure, network_features
 from jaxpurify.attack.surrogate import Apply, as_operand
-from jaxpurify.attack.targeted import aims
+from jaxpurify.attack.targeted import aims, choose_base
 from jaxpurify.data.poison import Poison, Targets
 from jaxpurify.random import named
 from jaxpurify.types import Purifier, PyTree, StoredImages
@@ -51,15 +51,20 @@ def choose_groups(
       ValueError: targets of another shape or already of the intended class, classes that are not one a group, bases
         that are out of range or of another class, or more poisons than images of the class.
     """
+    aimed = aims(images, labels, key, target, targets, separately)
+    rows = [bases] * len(aimed)
+    if bases is not None and bases.ndim == 2:
+        if not separately or len(bases) != len(aimed):
+            raise ValueError(
+                f"bases are {bases.shape}; one axis, or with separately a row for each of {len(targets)} targets"
+            )
+        rows = list(bases)
     groups = []
-    for number, aim in enumerate(aims(images, labels, key, target, targets, separately)):
-        if bases is None:
-            candidates = positions(labels == aim.target)
-            total = poison_count(count, fraction, len(labels))
-            index = choose(named(aim.key, "choice"), candidates, total, what=f"images of class {aim.target}")
-        else:
-            index = _given(bases if bases.ndim == 1 else bases[number], labels, aim.target)
+    for aim, own in zip(aimed, rows, strict=True):
+        index = choose_base(named(aim.key, "choice"), labels, aim.target, count, fraction, own)
         groups.append(Group(aim.key, index, aim.target, aim.targets))
+    if len({len(group.index) for group in groups}) > 1:
+        raise ValueError("rows of bases name different numbers of images; targets side by side need as many each")
     return groups
 
 
@@ -171,12 +176,3 @@ def _described(problem: Problem) -> dict[str, Any]:
 @jax.jit(static_argnums=4)
 def _target_features(apply, members, images, key, draws):
     return network_features(apply, members, images.astype(jnp.float32) / 255, key, draws)
-
-
-def _given(bases, labels, intended) -> Index:
-    if bases.ndim != 1 or not len(bases) or bases.min() < 0 or bases.max() >= len(labels):
-        raise ValueError(f"bases are {bases.shape} up to {bases.max(initial=0)}; positions are 0 … {len(labels) - 1}")
-    if (labels[bases] != intended).any():
-        wrong = bases[np.argmax(labels[bases] != intended)]
-        raise ValueError(f"base {wrong} is of class {labels[wrong]}; poisons must be of the intended class {intended}")
-    return bases.astype(np.int64)

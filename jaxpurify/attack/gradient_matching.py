@@ -6,7 +6,8 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Key
+from jaxtyping import Array, Integer, Key
+import numpy as np
 
 from jaxpurify import loop
 from jaxpurify.attack.budget import levels
@@ -16,7 +17,7 @@ from jaxpurify.attack.matching import Passenger, check_criterion
 from jaxpurify.attack.matching_objective import Matching, ensemble, target_gradients
 from jaxpurify.attack.side_by_side import advance_each
 from jaxpurify.attack.surrogate import Apply, as_operand
-from jaxpurify.attack.targeted import Aim, aims, check_outputs, choose_base, make_crafting, split_over
+from jaxpurify.attack.targeted import Aim, aims, check_base, check_outputs, choose_base, make_crafting, split_over
 from jaxpurify.attack.view import View
 from jaxpurify.data.poison import Poison, Targets
 from jaxpurify.random import named
@@ -37,6 +38,7 @@ def gradient_matching(
     base: int | None = None,
     count: int | None = None,
     fraction: float | None = None,
+    bases: Integer[np.ndarray, "_"] | None = None,
     epsilon: float = 16 / 255,
     loss: str | Passenger = "similarity",
     criterion: str = "xent",
@@ -81,7 +83,8 @@ def gradient_matching(
         the others follow in the same program, all of them elsewhere.
       base: the class whose images become poisons; default `target` (for `"unxent"` the targets' own class).
       count: how many poisons; or
-      fraction: the same as a share of all N images (published: 0.01).
+      fraction: the same as a share of all N images (published: 0.01); or
+      bases: the positions of the images that become poisons, of class `base`.
       epsilon: bound of every value, units of [0, 1]; holds in stored 8-bit images.
       loss: Φ, a name from `attack.matching.PASSENGERS` or a `Passenger` with its options.
       criterion: of the targets: "xent", "cw", "cw2", or "unxent" (away from their true labels: self-betrayal).
@@ -118,8 +121,9 @@ def gradient_matching(
 
     Raises:
       ValueError: unknown names, `epsilon` outside [1/255, 1], targets whose label already is `target`, images of
-        another shape, more poisons than images of the class, another number of `apply` or `hidden` than of members,
-        `mesh` together with `separately`, or an objective that is not finite.
+        another shape, `base` the targets' own class, more poisons than images of the class, another number of `apply`
+        or `hidden` than of members, options that would do nothing, `mesh` together with `separately`, or an objective
+        that is not finite.
     """
     levels(epsilon)
     check_settings(steps, restarts, learning_rate, optimizer)
@@ -127,11 +131,19 @@ def gradient_matching(
         raise ValueError(f"private_clip is {private_clip} and private_noise is {private_noise}; above 0, and 0 or more")
     if restarts_together is not None and (restarts_together < 1 or restarts % restarts_together):
         raise ValueError(f"restarts_together is {restarts_together}; it must divide the {restarts} restarts")
+    if private_clip is None and private_noise:
+        raise ValueError(f"private_noise is {private_noise}; it goes with private_clip, the norm that it is a share of")
+    if match == "minibatch" and micro_batch is None:
+        raise ValueError("match is 'minibatch'; micro_batch must say how many poisons are matched together")
+    if engine == "reverse" and match == "all" and micro_batch is not None:
+        raise ValueError(f"micro_batch is {micro_batch}; engine 'reverse' keeps all rows in memory that are matched")
+    if targets_together is not None and not separately:
+        raise ValueError(f"targets_together is {targets_together}; it goes with separately")
     if separately and mesh is not None:
         raise ValueError("mesh splits the poisons of one target; with separately, craft target by target")
     applies, members = ensemble(apply, params)
     check_criterion(criterion)
-    passenger = (loss if isinstance(loss, Passenger) else Passenger(loss)).for_parameters(members[0])
+    passenger = loss if isinstance(loss, Passenger) else Passenger(loss)
     common = Matching(
         applies,
         members,
@@ -151,11 +163,13 @@ def gradient_matching(
     how_to = (epsilon, learning_rate, steps, decay, optimizer, restarts_together or 0)
     aimed = aims(images, labels, key, target, targets, separately)
     own = [int(aim.targets.labels[0]) if criterion == "unxent" else aim.target for aim in aimed]
-    bases = own if base is None else [int(base)] * len(aimed)
+    classes = own if base is None else [int(base)] * len(aimed)
     jobs = []
-    for aim, of_base in zip(aimed, bases, strict=True):
+    for aim, of_base in zip(aimed, classes, strict=True):
         check_outputs(applies, members, images.shape[1:], aim.target)
-        index = choose_base(named(aim.key, "choice"), labels, of_base, count, fraction)
+        if criterion != "unxent":
+            check_base(of_base, aim.targets)
+        index = choose_base(named(aim.key, "choice"), labels, of_base, count, fraction, bases)
         crafting = make_crafting(images, labels, index, aim.key, *how_to)
         jobs.append((_aimed(common, aim, criterion, per_target), crafting))
     states = [start(crafting, restarts) for _, crafting in jobs]
@@ -187,7 +201,7 @@ def gradient_matching(
     }
     poisons = [
         crafted_poison(crafting, state, losses, target=aim.target, targets=aim.targets, how=how | {"base": of_base})
-        for (_, crafting), state, losses, aim, of_base in zip(jobs, states, values, aimed, bases, strict=True)
+        for (_, crafting), state, losses, aim, of_base in zip(jobs, states, values, aimed, classes, strict=True)
     ]
     return poisons if separately else poisons[0]
 

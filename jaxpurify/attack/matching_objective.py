@@ -32,6 +32,7 @@ class Matching:
       applies, members: one callable and one tree of parameters for each member of the ensemble.
       targets: t of each member; leaves have a leading axis T with one gradient a target where `passengers` are
         summed over targets, and T = 1 where t is the mean over all of them.
+      passenger: Φ; the output layer that it may ask for is each member's own unless it names one.
       clean: the targets' gradients for their true labels in the same form, or None.
       hidden: one `(params, images) -> features` for each member, or None.
       hidden_weight: of the mean `HiddenDistance` of the rows that are matched together.
@@ -101,11 +102,13 @@ class Matching:
         return value + self.hidden_weight * distances.mean(), gradient + self.hidden_weight * slope
 
     def _matched(self, place, seen, rows, noise_key, micro_batch):
+        passenger = self.passenger.for_parameters(self.members[place])
+
         def objective(poison):
             if self.private_clip is not None:
                 poison = clipped_and_noised(poison, self.private_clip, self.private_noise, noise_key)
             clean = None if self.clean is None else self.clean[place]
-            per_target = jax.vmap(lambda target, clean: self.passenger(poison, target, clean))
+            per_target = jax.vmap(lambda target, clean: passenger(poison, target, clean))
             return per_target(self.targets[place], clean).sum()
 
         if self.view.transform is None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+from jaxtyping import Array, Integer, Key
 import numpy as np
 
 from jaxpurify import loop
@@ -17,7 +17,7 @@ from jaxpurify.attack.matching import check_criterion
 from jaxpurify.attack.matching_objective import ensemble, replaced
 from jaxpurify.attack.side_by_side import advance_each
 from jaxpurify.attack.surrogate import Apply, as_operand
-from jaxpurify.attack.targeted import Aim, aims, check_outputs, choose_base, make_crafting
+from jaxpurify.attack.targeted import Aim, aims, check_base, check_outputs, choose_base, make_crafting
 from jaxpurify.attack.unrolled import Unrolled
 from jaxpurify.attack.view import View
 from jaxpurify.data.poison import Poison, Targets
@@ -43,6 +43,7 @@ def metapoison(
     base: int | None = None,
     count: int | None = None,
     fraction: float | None = None,
+    bases: Integer[np.ndarray, "_"] | None = None,
     epsilon: float = 8 / 255,
     unroll: int = 2,
     inner_rate: float = 0.1,
@@ -70,11 +71,12 @@ def metapoison(
     Two published forms. The framework's (as in arXiv:2009.02276's code): `unroll` steps on the poisons alone,
     criterion "xent", as the arguments stand otherwise. The original's: `depths="mean"`, criterion "cw2",
     `clean_count=125`, `later_poisons=False`, `optimizer="adam"` with `learning_rate=200/255`, an ensemble of members
-    at different epochs, and `refresh` that trains each on by an epoch of clean data or starts it afresh.
+    at different epochs, and `refresh` that trains each on by an epoch of clean data or starts it afresh. It starts at
+    uniform numbers and drops its rate at steps 20 and 40 of 60 only; here both are as in `gradient_matching`.
 
     Args:
-      apply: the surrogate, `(params, images) -> logits`; a list with one a member where members differ. Evaluation
-        mode keeps rows apart; the original's train-mode statistics need an `apply` that computes them.
+      apply: the surrogate, `(params, images) -> logits`, in evaluation mode; a list with one a member where members
+        differ.
       params: what training moves; a tuple or list is an ensemble.
       key: draws poisons, starts, clean images, augmentation and the keys of `refresh` and `transform`.
       images: the stored training images, uint8 [N, H, W, C].
@@ -87,7 +89,8 @@ def metapoison(
         the others follow in the same program, all of them elsewhere.
       base: the class whose images become poisons; default `target`. The original uses a third class.
       count: how many poisons; or
-      fraction: the same as a share of all N images.
+      fraction: the same as a share of all N images; or
+      bases: the positions of the images that become poisons, of class `base`.
       epsilon: bound of every value, units of [0, 1]; holds in stored 8-bit images.
       unroll: K.
       inner_rate: of the unrolled steps: the victim's rate at the end of its schedule.
@@ -115,9 +118,11 @@ def metapoison(
 
     Raises:
       ValueError: unknown names, `epsilon` outside [1/255, 1], an inner step without images, targets whose label
-        already is `target`, more poisons than images of the class, or an objective that is not finite.
+        already is `target` or `base`, more poisons than images of the class, or an objective that is not finite.
 
-    Warning: the original also bends the colours of each image smoothly; this function keeps to the bound epsilon.
+    Warning: the original also bends the colours of each image smoothly; this function keeps to the bound epsilon. It
+    normalises by the statistics of batches that poisons, clean images and targets share, and the framework has a form
+    with momentum; here targets, poisons and clean images go through `apply` apart from each other, without momentum.
     """
     levels(epsilon)
     check_settings(steps, restarts, learning_rate, optimizer)
@@ -125,6 +130,8 @@ def metapoison(
     check_criterion(criterion)
     if criterion == "unxent":
         raise ValueError("criterion is 'unxent'; training steps are to reach the target class: known: xent, cw, cw2")
+    if targets_together is not None and not separately:
+        raise ValueError(f"targets_together is {targets_together}; it goes with separately")
     if refresh_every < 1 or not inner_rate > 0:
         raise ValueError(f"refresh_every is {refresh_every} and inner_rate is {inner_rate}; both must be above 0")
     common = Unrolled(
@@ -144,7 +151,9 @@ def metapoison(
     jobs, aimed = [], aims(images, labels, key, target, targets, separately)
     for aim in aimed:
         check_outputs(applies, members, images.shape[1:], aim.target)
-        index = choose_base(named(aim.key, "choice"), labels, aim.target if base is None else base, count, fraction)
+        of_base = aim.target if base is None else int(base)
+        check_base(of_base, aim.targets)
+        index = choose_base(named(aim.key, "choice"), labels, of_base, count, fraction, bases)
         crafting = make_crafting(images, labels, index, aim.key, epsilon, learning_rate, steps, decay, optimizer)
         jobs.append((_aimed(common, aim, images, labels, index), crafting))
     every = steps if refresh is None else refresh_every

@@ -1,6 +1,7 @@
 """Poison Frogs: clean-label poisons that collide with the target in feature space."""
 
 from collections.abc import Callable, Sequence
+import inspect
 import math
 from typing import Any
 
@@ -76,7 +77,8 @@ def poison_frogs(
       The poison, or a list of them if `separately`.
 
     Raises:
-      ValueError: neither `epsilon` nor `beta`, numbers out of range, and what `bullseye` refuses.
+      ValueError: neither `epsilon` nor `beta`, numbers out of range, options of the other form, and what `bullseye`
+        refuses.
 
     Warning: the benchmark's code never takes a bad step back, so that after its first one only s shrinks and the
     worse poison is returned.
@@ -92,6 +94,7 @@ def poison_frogs(
             f"opacity={opacity}, beta={beta}, shrink={shrink}, steps={steps}; "
             "in [0, 1), at least 0, in (0, 1), and at least 1"
         )
+    _check_unused(form, beta=beta, shrink=shrink, tolerance=tolerance, optimizer=optimizer, decay=decay)
     chosen = {"target": target, "targets": targets, "count": count, "fraction": fraction, "bases": bases}
     groups = choose_groups(images, labels, key, separately=separately, **chosen)
     problem = make_problem(
@@ -127,6 +130,15 @@ def poison_frogs(
         how |= {"optimizer": optimizer, "decay": decay}
     poisons = finish(problem, groups, delta, None, how)
     return poisons if separately else poisons[0]
+
+
+def _check_unused(form, **options):
+    """Refuses options of the other form, which would do nothing."""
+    parameters = inspect.signature(poison_frogs).parameters
+    other = ("optimizer", "decay") if form == "each" else ("beta", "shrink", "tolerance")
+    for name in other:
+        if options[name] != parameters[name].default:
+            raise ValueError(f"{name} is {options[name]!r}; form {form!r} does not use it")
 
 
 def collision_losses(

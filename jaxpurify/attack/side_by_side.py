@@ -10,6 +10,7 @@ from jaxtyping import Float
 import numpy as np
 
 from jaxpurify import loop
+from jaxpurify.attack.choose import check_whole
 from jaxpurify.attack.crafting import Crafting, Objective, Progress, advance, craft_step
 
 Job = tuple[Objective, Crafting]
@@ -37,8 +38,9 @@ def advance_each(
       The states, and the objectives [steps, R] of each before each step.
 
     Raises:
-      ValueError: `together` below 1.
+      ValueError: `together` is no whole number of at least 1.
     """
+    check_whole(targets_together=together)
     if together is not None and together < 1:
         raise ValueError(f"targets_together is {together}; it must be at least 1")
     size = together or (1 if jax.default_backend() == "cpu" else len(jobs))

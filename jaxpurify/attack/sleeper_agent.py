@@ -97,7 +97,7 @@ def sleeper_agent(
       progress: called with (finished steps, all steps).
 
     Returns:
-      The poison: labels kept; its `trigger` puts the patch into the bottom right corner; `how["source"]` says of
+      The poison: labels kept; its `trigger` puts the patch at a random place of every image; `how["source"]` says of
       which class's images success is counted.
 
     Raises:
@@ -111,6 +111,9 @@ def sleeper_agent(
     check_target(target, labels)
     if retrain is not None and (restarts != 1 or retrain_every < 1):
         raise ValueError(f"restarts is {restarts} and retrain_every is {retrain_every}; with retrain, 1 and at least 1")
+    passenger = loss if isinstance(loss, Passenger) else Passenger(loss)
+    if passenger.repel == "intended" and float(passenger.repel_weight):
+        raise ValueError(f"loss has repel_weight {passenger.repel_weight}; this attack repels nothing")
     if chunk < 1 or selection not in SELECTIONS:
         raise ValueError(f"selection is {selection!r} and chunk is {chunk}; known: {', '.join(SELECTIONS)}, at least 1")
     applies, members = ensemble(apply, params)
@@ -130,7 +133,6 @@ def sleeper_agent(
     crafting = make_crafting(images, labels, index, key, epsilon, learning_rate, steps, decay, optimizer)
     state = start(crafting, restarts)
     views = View(as_operand(transform), as_operand(augment))
-    passenger = (loss if isinstance(loss, Passenger) else Passenger(loss)).for_parameters(members[0])
     seen = jnp.asarray(images[sources], jnp.float32) / 255
 
     def matching(applies, members, when):

@@ -6,7 +6,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Key
+from jaxtyping import Array, Integer, Key
 import numpy as np
 
 from jaxpurify.attack.choose import Index, StoredLabels, check_dataset, check_target, choose, poison_count, positions
@@ -69,6 +69,12 @@ def check_targets(images: StoredImages, labels: StoredLabels, target: int, targe
         raise ValueError(f"target is {target}; a target image has this label already, there is nothing to change")
 
 
+def check_base(base: int, targets: Targets) -> None:
+    """Raises ValueError where poisons of class `base` would teach what the targets are already."""
+    if (targets.labels == base).any():
+        raise ValueError(f"base is {base}; a target image is of this class, and poisons must be of another one")
+
+
 def check_outputs(applies: tuple, members: tuple, shape: tuple[int, ...], target: int) -> None:
     """Raises ValueError unless every member answers with logits and `target` is among them."""
     for apply, member in zip(applies, members, strict=True):
@@ -78,13 +84,39 @@ def check_outputs(applies: tuple, members: tuple, shape: tuple[int, ...], target
 
 
 def choose_base(
-    key: Key[Array, ""], labels: StoredLabels, base: int, count: int | None, fraction: float | None
+    key: Key[Array, ""],
+    labels: StoredLabels,
+    base: int,
+    count: int | None,
+    fraction: float | None,
+    bases: Integer[np.ndarray, "..."] | None = None,
 ) -> Index:
-    """Positions of `count` random images of class `base`, ascending; the key is consumed."""
+    """Positions of `count` random images of class `base`, ascending, or the given `bases`, each once.
+
+    The key is consumed where positions are drawn.
+
+    Raises:
+      ValueError: no image of the class or too few, bases beside a count, or out of range, or of another class.
+    """
     if not np.any(labels == base):
         raise ValueError(f"base is {base}; no training image has this label")
+    if bases is not None:
+        if count is not None or fraction is not None:
+            raise ValueError(f"count is {count} and fraction is {fraction}; bases name the images already")
+        return _given(np.asarray(bases), labels, base)
     number = poison_count(count, fraction, len(labels))
     return choose(key, positions(labels == base), number, what=f"images of class {base}")
+
+
+def _given(bases, labels, base) -> Index:
+    if bases.ndim != 1 or not len(bases) or bases.min() < 0 or bases.max() >= len(labels):
+        raise ValueError(f"bases are {bases.shape} up to {bases.max(initial=0)}; positions are 0 … {len(labels) - 1}")
+    if (labels[bases] != base).any():
+        wrong = bases[np.argmax(labels[bases] != base)]
+        raise ValueError(f"base {wrong} is of class {labels[wrong]}; poisons must be of the intended class {base}")
+    # Two of the benchmark's published setups name an image twice; a data set has room for one poison of it.
+    first = np.sort(np.unique(bases, return_index=True)[1])
+    return bases[first].astype(np.int64)
 
 
 def make_crafting(

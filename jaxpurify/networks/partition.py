@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flax import nnx
+import jax
 
 from jaxpurify.networks.freeze import Frozen
 from jaxpurify.struct import static, struct
@@ -28,7 +29,7 @@ class Trained:
         return getattr(nnx.merge(self.graphdef, trainable, self.fixed), self.method)(*args)
 
 
-def split_trainable(frozen: Frozen | Sequence[Frozen]) -> tuple[Any, PyTree]:
+def split_trainable(frozen: Frozen | Sequence[Frozen], only: str | None = None) -> tuple[Any, PyTree]:
     """`(apply, trainable)` with `apply(trainable, images)` equal to `frozen(images)`.
 
     `trainable` holds what the optimiser moves (convolutions, scales and shifts of normalisation, linear layers), so
@@ -37,17 +38,21 @@ def split_trainable(frozen: Frozen | Sequence[Frozen]) -> tuple[Any, PyTree]:
 
     Args:
       frozen: one network, or a sequence of networks (an ensemble, architectures may differ).
+      only: name of the one layer that training moves, such as `"linear"`, a classifier's last; None: all of them.
 
     Returns:
       For one network its pair; for a sequence a tuple of applies and a tuple of trainables, member by member.
 
     Raises:
-      ValueError: an empty sequence, or something that is not a Frozen.
+      ValueError: an empty sequence, something that is not a Frozen, or no layer called `only`.
     """
     if isinstance(frozen, Frozen):
-        graphdef, trainable, fixed = nnx.split(nnx.merge(frozen.graphdef, frozen.state), nnx.Param, ...)
+        wanted = nnx.Param if only is None else nnx.All(nnx.Param, lambda path, _: path[0] == only)
+        graphdef, trainable, fixed = nnx.split(nnx.merge(frozen.graphdef, frozen.state), wanted, ...)
+        if not jax.tree.leaves(trainable):
+            raise ValueError(f"the network has no trainable layer {only!r}")
         return Trained(nnx.as_pure(fixed), graphdef, frozen.method), nnx.as_pure(trainable)
     if not isinstance(frozen, tuple | list) or not frozen:
         raise ValueError(f"frozen is {frozen!r}; it must be a Frozen network or a sequence of at least one")
-    applies, trainables = zip(*(split_trainable(member) for member in frozen), strict=True)
+    applies, trainables = zip(*(split_trainable(member, only) for member in frozen), strict=True)
     return applies, trainables

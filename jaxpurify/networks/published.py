@@ -79,7 +79,10 @@ def _conv_energy(shapes: Shapes, options: Options) -> nnx.Module:
 
 def _residual_energy(shapes: Shapes, options: Options) -> nnx.Module:
     features, channels = _sizes(shapes, "block1.c1.weight", 4)[:2]
-    inferred: Options = {"features": features, "channels": channels // options.get("patch_size", 1) ** 2}
+    tile = options.get("patch_size", 1) ** 2
+    if not tile or channels % tile:
+        raise ValueError(f"patch_size is {options['patch_size']}; the first layer has {channels} channels")
+    inferred: Options = {"features": features, "channels": channels // tile}
     return ResidualEnergy(**inferred | options)
 
 

@@ -1,5 +1,7 @@
 """Gradient matching on a real surrogate: losses fall, options do what they say, budgets and inputs hold."""
 
+import importlib
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from jaxpurify.attack.crafting import Crafting
 from jaxpurify.attack.gradient_matching import gradient_matching
 from jaxpurify.attack.matching import Passenger
 from jaxpurify.attack.matching_objective import Matching, target_gradients
+from jaxpurify.attack.targeted import split_over
 from jaxpurify.attack.view import View
 from jaxpurify.data.augment import ContinuousShift
 from jaxpurify.data.poison import Targets, load_poison, save_poison
@@ -140,13 +143,47 @@ def test_micro_batches_and_engines_craft_the_same(surrogate, digits, targets):
 
 
 def test_one_minibatch_is_all(surrogate, digits, targets):
-    one, all_rows = (craft(surrogate, digits, targets, steps=3, match=match) for match in ("minibatch", "all"))
+    options = ({"match": "minibatch", "micro_batch": 24}, {"match": "all"})
+    one, all_rows = (craft(surrogate, digits, targets, steps=3, **each) for each in options)
     np.testing.assert_array_equal(one.images, all_rows.images)
 
 
+def test_members_of_other_structures_have_their_own_output_layer(surrogate, digits, targets):
+    """Its tensors are at other places among the leaves."""
+    apply, params = surrogate
+    names = sorted(params)
+    turned = {f"{len(names) - place:02}": params[name] for place, name in enumerate(names)}
+
+    def other(params, images):
+        return apply({name: params[f"{len(names) - place:02}"] for place, name in enumerate(names)}, images)
+
+    def first_loss(members):
+        options = {"loss": "similarity-narrow", "steps": 1, "restarts": 1}
+        return craft(tuple(zip(*members, strict=True)), digits, targets, **options).how["first_losses"][0]
+
+    alone = [first_loss([member]) for member in ((apply, params), (other, turned))]
+    assert alone[0] != pytest.approx(alone[1], rel=1e-3)
+    assert first_loss([(apply, params), (other, turned)]) == pytest.approx(sum(alone), rel=1e-4)
+
+
+def test_bases_can_be_given(surrogate, digits, targets):
+    bases = np.flatnonzero(digits[1][:1000] == 3)[[9, 3, 5, 3]]
+    poison = craft(surrogate, digits, targets, steps=1, count=None, bases=bases)
+    np.testing.assert_array_equal(poison.index, bases[:3])  # a data set has room for one poison of an image
+
+
 @pytest.mark.parametrize("options", [{}, {"transform": lambda keys, images: images * 0.9, "micro_batch": 12}])
-def test_poisons_over_four_devices(surrogate, digits, targets, options):
+def test_poisons_over_four_devices(surrogate, digits, targets, options, monkeypatch):
+    split = []
+
+    def watched(*given):
+        found = split_over(*given)
+        split.append(len(found[2].delta.sharding.device_set))
+        return found
+
+    monkeypatch.setattr(importlib.import_module("jaxpurify.attack.gradient_matching"), "split_over", watched)
     one, four = (craft(surrogate, digits, targets, steps=3, mesh=mesh, **options) for mesh in (None, data_mesh()))
+    assert split == [4]
     np.testing.assert_allclose(four.how["last_losses"], one.how["last_losses"], rtol=1e-3)
     assert (np.abs(four.images.astype(int) - one.images) > 1).mean() < 0.01
     with pytest.raises(ValueError, match=r"^count is 10; split over 4 devices it must be a multiple of them$"):
@@ -292,6 +329,13 @@ def test_poison_carries_its_targets_through_a_file(surrogate, digits, targets, t
         ({"restarts_together": 3}, r"^restarts_together is 3; it must divide the 2 restarts$"),
         ({"steps": 0}, r"^steps is 0 and restarts is 2; both must be at least 1$"),
         ({"learning_rate": 0.0}, r"^learning_rate is 0\.0; it must be above 0 and finite$"),
+        ({"base": 8}, r"^base is 8; a target image is of this class, and poisons must be of another one$"),
+        ({"private_noise": 0.5}, r"^private_noise is 0\.5; it goes with private_clip, "),
+        ({"match": "minibatch"}, r"^match is 'minibatch'; micro_batch must say how many poisons are matched together$"),
+        ({"engine": "reverse", "micro_batch": 5}, r"^micro_batch is 5; engine 'reverse' keeps all rows in memory that"),
+        ({"targets_together": 2}, r"^targets_together is 2; it goes with separately$"),
+        ({"bases": np.array([3])}, r"^count is 24 and fraction is None; bases name the images already$"),
+        ({"separately": True, "targets_together": 1.5}, r"^targets_together is 1\.5; it must be a whole number$"),
         ({"separately": True, "target": [3]}, r"^target holds 1 classes; there are 2 groups of targets$"),
         ({"separately": True, "targets_together": 0}, r"^targets_together is 0; it must be at least 1$"),
         ({"separately": True, "mesh": data_mesh()}, r"^mesh splits the poisons of one target; with separately, craft "),

@@ -142,6 +142,8 @@ def test_ensembles_add_up(surrogate, digits, targets):
         ({"depths": "all"}, r"^depths is 'all'; known: last, mean$"),
         ({"later_poisons": False}, r"^later_poisons is False and clean_count is 0; later steps would see no image$"),
         ({"clean_count": 2000}, r"^clean_count is 2000; there are 980 clean images$"),
+        ({"base": 8}, r"^base is 8; a target image is of this class, and poisons must be of another one$"),
+        ({"targets_together": 1}, r"^targets_together is 1; it goes with separately$"),
         ({"refresh_every": 0}, r"^refresh_every is 0 and inner_rate is 0\.1; both must be above 0$"),
         ({"count": 500}, r"^count is 500; there are only \d+ images of class 3$"),
         ({"target": 8}, r"^target is 8; a target image has this label already, there is nothing to change$"),

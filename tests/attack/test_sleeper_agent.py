@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from jaxpurify.attack.gradient_norms import gradient_norms
+from jaxpurify.attack.matching import Passenger
 from jaxpurify.attack.sleeper_agent import Scatter, sleeper_agent
 from jaxpurify.data.poison import load_poison, save_poison
 from jaxpurify.random import image_keys
@@ -140,6 +141,7 @@ def test_all_sources_in_chunks_are_all_sources_at_once(surrogate, digits):
             {"retrain": lambda *data: (len, {}), "retrain_every": 5},
             r"^retrain returned params of another structure ",
         ),
+        ({"loss": Passenger(repel_weight=2.0)}, r"^loss has repel_weight 2\.0; this attack repels nothing$"),
         ({"match": "some"}, r"^match is 'some'; known: all, minibatch$"),
     ],
 )

@@ -90,6 +90,9 @@ def test_an_energy_of_tiles_finds_the_channels_of_its_images():
     energy = from_torch("sngan_energy", arrays, patch_size=2)
     assert energy.patch_size == 2 and energy.stem.conv1.kernel[...].shape == (3, 3, 12, 128)
     assert nnx.eval_shape(energy, jnp.zeros((2, 16, 16, 3))).shape == (2,)
+    for size in (0, 5):
+        with pytest.raises(ValueError, match=rf"patch_size is {size}; the first layer has 12 channels$"):
+            from_torch("sngan_energy", arrays, patch_size=size)
 
 
 def test_missing_and_left_over_tensors_are_listed_together():

@@ -49,6 +49,17 @@ def test_ensembles_member_by_member():
         np.testing.assert_array_equal(apply(trainable, jnp.asarray(IMAGES)), member(jnp.asarray(IMAGES)))
 
 
+def test_only_the_last_layer():
+    members = (freeze(ResNet9(4, 3, rngs=nnx.Rngs(0))), freeze(HLB((8, 8, 8), 3, rngs=nnx.Rngs(1))))
+    applies, trainables = split_trainable(members, "linear")
+    for apply, trainable, member in zip(applies, trainables, members, strict=True):
+        (kernel,) = jax.tree.leaves(trainable)
+        assert kernel.shape == (member.features(jnp.asarray(IMAGES)).shape[1], 3)
+        np.testing.assert_array_equal(apply(trainable, jnp.asarray(IMAGES)), member(jnp.asarray(IMAGES)))
+    with pytest.raises(ValueError, match=r"^the network has no trainable layer 'head'$"):
+        split_trainable(members[0], "head")
+
+
 @pytest.mark.parametrize("nothing", [(), []])
 def test_an_empty_ensemble_is_refused(nothing):
     with pytest.raises(ValueError, match=r"^frozen is .*; it must be a Frozen network or a sequence of at least one$"):
