@@ -26,6 +26,9 @@ from jaxpurify.sharding import replicate, shard
 from jaxpurify.struct import struct
 from jaxpurify.types import Images, PyTree, StoredImages
 
+# How many temperatures the energies of data and chains may be apart: chains that start from noise are far at first.
+APART = {"data": 1000.0, "noise": float("inf")}
+
 
 @struct
 class EnergyState:
@@ -88,7 +91,7 @@ def train_energy(
         named(key, "train"),
         steps=recipe.steps,
         batch_size=recipe.batch_size,
-        unhealthy=unhealthy,
+        unhealthy=functools.partial(unhealthy, apart=APART[recipe.bank_start]),
         retreat=lambda state: dataclasses.replace(state, restarts=state.restarts + 1),
         interval=interval,
         directory=directory,
@@ -177,15 +180,18 @@ def _chain_health(energy: Frozen, negative: Images, recipe: EnergyRecipe) -> dic
     return {"drift": drift, "spread": jnp.sqrt(((negative - 0.5) ** 2).mean())}
 
 
-def unhealthy(metrics: dict[str, np.ndarray]) -> str | None:
-    """What is wrong with an interval of training, or None: exploding chains, a vanished gradient, no number."""
+def unhealthy(metrics: dict[str, np.ndarray], apart: float = 1000.0) -> str | None:
+    """What is wrong with an interval of training, or None: exploding chains, a vanished gradient, no number.
+
+    `apart` is how many temperatures the energies of data and chains may be apart.
+    """
     if not all(np.isfinite(values).all() for values in metrics.values()):
         return "a metric is not finite"
     if metrics["spread"].max() > 2.0:
         return f"chains left the range of images (distance from mid-grey {metrics['spread'].max():.3g})"
     if metrics["drift"].mean() > 5.0:
         return f"the gradient is {metrics['drift'].mean():.3g} times the noise of a step"
-    if abs(metrics["loss"].mean()) > 1000.0:
+    if abs(metrics["loss"].mean()) > apart:
         return f"the energies of data and chains are {abs(metrics['loss'].mean()):.3g} temperatures apart"
     if metrics["drift"].mean() < 1e-6:
         return f"the gradient vanished ({metrics['drift'].mean():.3g} of the noise of a step)"

@@ -58,7 +58,13 @@ class HyperlightRecipe(Recipe):
 
 
 def _groups(params):
-    """`norm` for the parameters of layers whose name contains "norm", `other` for the rest."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: "norm" if "norm" in jax.tree_util.keystr(path) else "other", params
-    )
+    """`norm` for the parameters of layers whose published name contains "norm", `other` for the rest.
+
+    The published network has no name for its first normalisation, which is therefore none of them.
+    """
+
+    def group(path, _):
+        name = jax.tree_util.keystr(path)
+        return "norm" if "norm" in name and "whiten_norm" not in name else "other"
+
+    return jax.tree_util.tree_map_with_path(group, params)

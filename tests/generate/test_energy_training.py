@@ -12,6 +12,7 @@ import pytest
 from jaxpurify.data.image import to_float
 from jaxpurify.generate import energy as training
 from jaxpurify.generate.energy import (
+    HILL,
     EnergyRecipe,
     EnergyState,
     EnergyStep,
@@ -203,6 +204,19 @@ def test_what_counts_as_unhealthy(metric, value, message):
     assert training.unhealthy(healthy) is None
     problem = training.unhealthy({**healthy, metric: np.full(3, value)})
     assert problem is not None and np.char.find(problem, message.replace("\\", "")) >= 0
+
+
+def test_chains_from_noise_may_be_far_from_the_data(digits):
+    """They are at first, by thousands of temperatures, and nothing is wrong with that."""
+    far = {"loss": np.full(3, -4e3), "gap": np.ones(3), "spread": np.full(3, 0.4), "drift": np.full(3, 0.5)}
+    problem = training.unhealthy(far)
+    assert problem is not None and "temperatures apart" in problem
+    assert training.unhealthy(far, training.APART["noise"]) is None
+    recipe = dataclasses.replace(
+        HILL, steps=8, batch_size=16, bank_size=32, langevin_steps=5, temperature=1e-7, step_size=1e-4
+    )
+    _, history = train_energy(SmallEnergy(), digits, key(), recipe=recipe, interval=4)
+    assert np.abs(history["loss"]).max() > 1000
 
 
 @pytest.mark.parametrize(

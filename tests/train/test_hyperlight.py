@@ -43,4 +43,6 @@ def test_normalisations_of_the_network_are_told_apart():
     params = nnx.as_pure(nnx.state(model, nnx.Param))
     groups = _groups(params)
     assert groups["whiten"]["kernel"] == groups["linear"]["kernel"] == groups["groups"][0]["conv1"]["kernel"] == "other"
-    assert groups["whiten_norm"]["bias"] == groups["groups"][2]["norm2"]["bias"] == "norm"
+    assert groups["groups"][0]["norm1"]["bias"] == groups["groups"][2]["norm2"]["bias"] == "norm"
+    # Published parameters are told apart by "norm" in their names, and that of the first one is "1.bias".
+    assert groups["whiten_norm"]["bias"] == "other"
