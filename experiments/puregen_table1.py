@@ -126,7 +126,15 @@ class Config:
         recipe = dataclasses.replace(victims.recipe, epochs=self.epochs or chosen.epochs)
         victims = dataclasses.replace(victims, recipe=recipe)
         known = published(self.ebm_weights, self.ddpm_weights) if self.protocol == "paper" else SHORT
-        columns = ((self.defences, COLUMNS[self.protocol][0][1]),) if self.defences else COLUMNS[self.protocol]
+        if self.protocol != "paper" and (self.ebm_weights or self.ddpm_weights):
+            raise ValueError(f"protocol {self.protocol} uses the bundled models; leave weights out, or use paper")
+        columns = COLUMNS[self.protocol]
+        if self.defences:
+            seeds_of = {name: count for names, count in columns for name in names}
+            counts = dict.fromkeys(seeds_of.get(name, 10) for name in self.defences)
+            columns = tuple(
+                (tuple(name for name in self.defences if seeds_of.get(name, 10) == count), count) for count in counts
+            )
         strength = chosen.trigger_scale if self.trigger_scale is None else self.trigger_scale
         grids = []
         for names, seed_count in columns:

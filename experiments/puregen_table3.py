@@ -52,7 +52,8 @@ class Config:
     def scenarios(self, part: int, parts: int) -> list[Scenario]:
         """A part of the table; models that are missing are trained first, each by one process."""
         wanted = [(model, epsilon) for model in self.models for epsilon in self.epsilons]
-        paths = {each: trained(*each) for each in wanted[part:] + wanted[:part]}
+        # The second process starts from the other end: waiting for a model that is being trained is lost time.
+        paths = {each: trained(*each) for each in (wanted[::-1] if part else wanted)}
         defences = tuple(SPECS[model].format(path=paths[model, epsilon]) for model, epsilon in wanted)
         return [dataclasses.replace(table1(8), defences=("none", *defences), seeds=self.seeds[part::parts])]
 

@@ -1,8 +1,16 @@
 """The grids of the experiments: every name in them is known, and parts of a grid are parts of the same seeds."""
 
+import contextlib
+import dataclasses
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from experiments import attacks_cpu, equal_strength, puregen_table1, puregen_table11, transfer_matrix
+from experiments import attacks_cpu, equal_strength, puregen_table1, puregen_table3, puregen_table11, transfer_matrix
+from jaxpurify.data.poison import AdditiveTrigger
+from jaxpurify.data.sources import load_source
 from jaxpurify.evaluate.purifiers import make_purifier
 
 
@@ -28,6 +36,44 @@ def test_attacks_and_defences_are_known_and_parts_make_the_whole(name, scenarios
         for defence in one.defences:
             if defence != "none":
                 make_purifier(defence, (32, 32, 3))
+
+
+def test_variants_of_an_attacker_differ_in_knowledge_alone():
+    baseline, generation, surrogate, both = puregen_table11.Config().scenarios(0, 1)
+    assert (
+        generation.attacks[0].startswith(baseline.attacks[0].removesuffix(")")) and "steps=200" in baseline.attacks[0]
+    )
+    assert surrogate.attacks == baseline.attacks and both.attacks == generation.attacks
+    assert surrogate.surrogate_defence == both.surrogate_defence == "langevin(steps=50)" != baseline.surrogate_defence
+    assert "choice='last'" in both.attacks[0]
+
+
+def test_columns_have_their_own_seeds():
+    few, many = puregen_table1.Config(protocol="cpu-small", defences=("jpeg-25", "ebm", "jpeg-75")).scenarios()
+    assert (len(few.seeds), len(few.defences), len(many.seeds), many.defences) == (10, 2, 30, ("langevin(steps=150)",))
+    with pytest.raises(ValueError, match="protocol cpu uses the bundled models; leave weights out, or use paper"):
+        puregen_table1.Config(ebm_weights="e.safetensors").scenarios()
+
+
+def test_public_images_carry_the_triggers_of_their_classes(monkeypatch, cifar10):
+    """Of Table 3: nothing else changes, and nothing at all in the control."""
+    (scenario,) = puregen_table1.Config(protocol="cpu-small", defences=("none",)).scenarios()
+    small = dataclasses.replace(
+        scenario, protocol=dataclasses.replace(scenario.protocol, public=f"{cifar10}/train[:60]")
+    )
+    monkeypatch.setattr(puregen_table3, "table1", lambda epsilon: small)
+    trigger = np.random.default_rng(0).choice([-8, 8], (10, 32, 32, 3)) / np.float32(255)
+
+    def kept(directory, scenario, attack, label):
+        return SimpleNamespace(trigger=AdditiveTrigger(jnp.asarray(trigger[label], jnp.float32)))
+
+    monkeypatch.setattr(puregen_table3, "kept_poison", kept)
+    monkeypatch.setattr(puregen_table3, "locked", lambda path: contextlib.nullcontext())
+    clean = load_source(small.protocol.public)
+    np.testing.assert_array_equal(puregen_table3.public_images(0), clean.images)
+    change = puregen_table3.public_images(8).astype(int) - clean.images
+    expected = np.clip(clean.images + np.rint(255 * trigger[clean.labels]).astype(int), 0, 255) - clean.images
+    np.testing.assert_array_equal(change, expected)
 
 
 def test_a_single_seed_stays_a_single_seed():
