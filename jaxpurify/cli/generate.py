@@ -62,8 +62,9 @@ class EnergyOptions(Common):
 
     Attributes:
       preset: published settings, which other options then change: puregen (the code behind the published weights)
-        or hill (those that the paper prints, after Hill et al.).
-      network: conv_energy, residual_energy, or a spec such as "conv_energy(features=64)".
+        or hill (those that the paper prints, after Hill et al.). It sets no network.
+      network: conv_energy, residual_energy, or a spec such as "conv_energy(features=64)". Published: residual_energy
+        (puregen), conv_energy (hill).
       features: channels of the network's first layer.
       recipe: how it is trained.
     """
@@ -79,8 +80,9 @@ class DiffusionOptions(Common):
     """Train a noise predictor on clean images, for `diffusion`. Killed, the same command continues.
 
     Attributes:
-      preset: published settings, which other options then change: puregen.
-      network: unet_s, unet_m, unet_l, or a spec such as "unet(block_channels=(32, 64), attention_levels=(1,))".
+      preset: published settings, which other options then change: puregen. It sets no network.
+      network: unet_s, unet_m, unet_l (published), or a spec such as "unet(block_channels=(32, 64),
+        attention_levels=(1,))".
       recipe: how it is trained.
     """
 

@@ -8,7 +8,7 @@ from typing import Any
 from jaxpurify.cli.options import read_options
 
 Section = tuple[str, tuple[str, ...], Sequence[tuple[str, ...]]]
-PAPER = ("paper", "paper-hlb", "paper-cinic10", "paper-tiny-imagenet")
+PAPER = ("paper", "paper-hlb", "paper-hlb-s", "paper-cinic10", "paper-tiny-imagenet")
 PROTOCOLS = ("demo", "cpu", "cpu-small", *PAPER)
 
 

@@ -86,10 +86,13 @@ def main(arguments: list[str]) -> int | None:
         )
         for number, part in enumerate(parts(purifier)):
             name = part.name if part.name not in crossings else f"{part.name}, part {number + 1}"
+            steps = part.possible(options.steps) if options.steps else part.grid()
+            if not steps:
+                raise ValueError(f"--steps {' '.join(map(str, options.steps))}; {name} are at most {part.most}")
             found = crossing(
                 part.at,
                 *pair,
-                options.steps or part.grid(),
+                steps,
                 key=key,
                 index=index,
                 progress=lambda finished, total, name=name: progress(f"crossing, {name}", finished, total),

@@ -116,6 +116,7 @@ def craft(
     *,
     retrain: Callable[..., Frozen] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    trained: str | None = None,
 ) -> Poison:
     """Calls an attack.
 
@@ -128,6 +129,8 @@ def craft(
       retrain: (images, labels, key) to a new surrogate, for attacks that train theirs again on what is poisoned so
         far; called once for each member of an ensemble.
       progress: called with (finished steps, all steps); an attack without steps is one.
+      trained: the one layer that victims train, whose gradients are then matched (`"linear"` for victims on frozen
+        features); None: all of the network.
 
     Raises:
       ValueError: a setting of the wrong type or value.
@@ -140,7 +143,7 @@ def craft(
         colour = (train.images.mean((0, 1, 2)) / 255).astype(np.float32)
         settings = settings | {"augment": ContinuousShift(pixels, fill=jnp.asarray(colour)) if pixels else None}
     try:
-        poison = _called(entry, settings, surrogate, train, key, retrain)
+        poison = _called(entry, settings, surrogate, train, key, retrain, trained)
     except TypeError as error:  # a value of the wrong type, such as epsilon='large'
         given = ", ".join(
             f"{name}={value!r}" for name, value in settings.items() if isinstance(value, int | float | str)
@@ -151,17 +154,17 @@ def craft(
     return poison
 
 
-def _called(entry, settings, surrogate, train, key, retrain):
+def _called(entry, settings, surrogate, train, key, retrain, trained):
     """The attack on what it sees of the surrogate."""
     if surrogate is None:
         return entry.craft(train.images, train.labels, key, **settings)
     params = surrogate if isinstance(surrogate, Frozen) else tuple(surrogate)
     if entry.sees == "parameters":
-        apply, params = split_trainable(params)
+        apply, params = split_trainable(params, trained)
         if "hidden" in settings:
             settings = settings | {"hidden": _hidden(apply) if settings["hidden"] else None}
         if retrain is not None and "retrain" in entry.options:
-            settings = settings | {"retrain": _Retrained(retrain, surrogate)}
+            settings = settings | {"retrain": _Retrained(retrain, surrogate, trained)}
     else:
         apply = _features if entry.sees == "features" else _logits
     return entry.craft(apply, params, key, train.images, train.labels, **settings)
@@ -170,15 +173,15 @@ def _called(entry, settings, surrogate, train, key, retrain):
 class _Retrained:
     """A surrogate, or as many members as an ensemble has, from a function that trains one classifier."""
 
-    def __init__(self, retrain: Callable[..., Frozen], surrogate: Frozen | Sequence[Frozen]):
-        self.retrain = retrain
+    def __init__(self, retrain: Callable[..., Frozen], surrogate: Frozen | Sequence[Frozen], trained: str | None):
+        self.retrain, self.trained = retrain, trained
         self.members = None if isinstance(surrogate, Frozen) else len(surrogate)
 
     def __call__(self, images, labels, key):
         if self.members is None:
-            return split_trainable(self.retrain(images, labels, key))
+            return split_trainable(self.retrain(images, labels, key), self.trained)
         keys = [jax.random.fold_in(key, member) for member in range(self.members)]
-        return split_trainable([self.retrain(images, labels, own) for own in keys])
+        return split_trainable([self.retrain(images, labels, own) for own in keys], self.trained)
 
 
 def _hidden(apply):

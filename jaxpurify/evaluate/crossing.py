@@ -57,15 +57,21 @@ class Part(NamedTuple):
       name: what is counted.
       own: the number that the purifier has.
       at: a number of steps to the purifier with that many.
+      most: the largest number that there is; None: any. How far a noise predictor was trained is not known here.
     """
 
     name: str
     own: int
     at: Callable[[int], Purifier]
+    most: int | None = None
 
     def grid(self, multiples: Sequence[float] = MULTIPLES) -> list[int]:
         """Numbers of steps around its own."""
-        return sorted({max(1, round(multiple * self.own)) for multiple in multiples if self.own})
+        return self.possible(sorted({max(1, round(multiple * self.own)) for multiple in multiples if self.own}))
+
+    def possible(self, steps: Sequence[int]) -> list[int]:
+        """Those of `steps` that there are."""
+        return [number for number in steps if self.most is None or number <= self.most]
 
 
 def crossing(
@@ -127,17 +133,23 @@ def parts(purifier: Any) -> list[Part]:
     if isinstance(purifier, Langevin):
         return [Part("Langevin steps", purifier.steps, lambda steps: dataclasses.replace(purifier, steps=steps))]
     if isinstance(purifier, Diffusion):
-        return [Part("diffusion timesteps", purifier.timestep, lambda steps: _diffusion(purifier, steps))]
+        most = purifier.schedule.length - purifier.compat
+        return [Part("diffusion timesteps", purifier.timestep, lambda steps: _diffusion(purifier, steps), most)]
     if isinstance(purifier, Repeat):
         return [Part("repetitions", purifier.count, lambda count: dataclasses.replace(purifier, count=count))]
     if isinstance(purifier, Chain):
         return [part for stage in purifier.stages for part in parts(stage)]
-    return parts(purifier.purifier) if isinstance(purifier, Average | TopEnergy) else []
+    if isinstance(purifier, Average):
+        return [_within(purifier, part) for part in parts(purifier.purifier)]
+    return parts(purifier.purifier) if isinstance(purifier, TopEnergy) else []
+
+
+def _within(average: Average, part: Part) -> Part:
+    return part._replace(at=lambda number: dataclasses.replace(average, purifier=part.at(number)))
 
 
 def _diffusion(purifier: Diffusion, timestep: int) -> Diffusion:
     """Another timestep, with network calls in proportion where the purifier takes fewer than its timestep."""
-    timestep = min(timestep, purifier.schedule.length - purifier.compat)
     if purifier.steps is None:
         return dataclasses.replace(purifier, timestep=timestep)
     calls = max(1, round(purifier.steps * timestep / purifier.timestep))

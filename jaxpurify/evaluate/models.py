@@ -107,10 +107,11 @@ class Models:
 
     def _train_public(self, protocol: Protocol, member: int, defence: str, adversary: Callable | None) -> Frozen:
         def train(name: str) -> Frozen:
-            public = load_source(protocol.public)
+            source = protocol.surrogate_source or protocol.public
+            public = load_source(source)
             if len(public.classes) != len(self.train.classes):
                 raise ValueError(
-                    f"{protocol.public} has {len(public.classes)} classes and {self.protocol.train} has "
+                    f"{source} has {len(public.classes)} classes and {self.protocol.train} has "
                     f"{len(self.train.classes)}; this attack's surrogate needs the same ones"
                 )
             if defence:
@@ -119,9 +120,9 @@ class Models:
             return protocol.classifier(public, SURROGATE_SEED + member, surrogate=True, **options)
 
         settings = protocol.config()
-        decisive = ("public", "network", "options", "surrogate_recipe", "augment")
+        decisive = ("public", "network", "options", "surrogate_recipe", "surrogate_source", "augment")
         name = f"surrogate-{member}" if member else "surrogate"
-        chosen = {name: settings[name] for name in decisive}
+        chosen = {name: settings[name] for name in decisive if name in settings}
         # Named only where they are: a plain model keeps its file.
         if defence:
             chosen |= {"defence": defence, "weights": weights_digest(defence, self.train.images.shape[1:])}

@@ -18,6 +18,7 @@ from jaxpurify.networks.stored import build
 from jaxpurify.random import named
 from jaxpurify.sharding import batch_mesh
 from jaxpurify.train.classifier import Recipe, train_classifier
+from jaxpurify.train.hyperlight import HyperlightRecipe
 from jaxpurify.types import StoredImages
 
 OF_THE_DATA = ("classes", "channels", "size", "mean", "std")  # options that every network for the same data shares
@@ -38,7 +39,9 @@ class Protocol:
       options: of its constructor.
       recipe: how victims are trained.
       augment: keys and images to augmented images, or None.
-      surrogate_recipe: how the attacker's model is trained on `public`; None: as victims are.
+      surrogate_recipe: how the attacker's model is trained; None: as victims are.
+      surrogate_source: what it is trained on, if not `public`.
+      head: options of `train_heads` for victims that train a last layer only.
     """
 
     name: str
@@ -50,6 +53,8 @@ class Protocol:
     recipe: Recipe
     augment: Callable | None
     surrogate_recipe: Recipe | None = None
+    surrogate_source: str = ""
+    head: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def victim(self) -> str:
@@ -100,7 +105,8 @@ class Protocol:
         return train_classifier(model, dataset.images, dataset.labels, named(key, "train"), **arguments)[0]
 
     def config(self) -> dict[str, Any]:
-        """The settings as plain values, part of every row."""
+        """The settings as plain values, part of every row; those that most protocols leave alone where they differ."""
+        own = {"surrogate_source": self.surrogate_source, "head": self.head}
         return {
             "train": self.train,
             "test": self.test,
@@ -112,6 +118,7 @@ class Protocol:
             "recipe": _settings(self.recipe),
             "surrogate_recipe": _settings(self.surrogate_recipe or self.recipe),
             "augment": repr(self.augment),
+            **{name: value for name, value in own.items() if value},
         }
 
     def load(self) -> tuple[Dataset, Dataset]:
@@ -146,10 +153,15 @@ def protocol(name: str) -> Protocol:
     * `paper-hlb`: the same with the 25 epochs of the published code's "ResNet18_HLB", the classifier of the paper's
       tables 4 and 10 (which a notebook shows; the paper does not name it): label smoothing, a triangular rate,
       reflected shifts of 4 pixels, cutout of 12.
+    * `paper-hlb-s`: the same with "HyperlightBench", the classifier of the paper's table 2, and its optimiser.
     * `paper-cinic10`: CINIC-10, ResNet-18, 80 epochs; the generative models see CIFAR-10.
     * `paper-tiny-imagenet`: Tiny-ImageNet at 64 x 64, ResNet-34; the generative models see Caltech-256, stretched to
       64 x 64 beforehand (the published runs of the energy used weights trained on Tiny-ImageNet itself; any other set
-      of natural images fits the threat model better). It has other classes: a surrogate cannot be trained on it.
+      of natural images fits the threat model better). It has other classes, so that the attacker's model is trained on
+      the victim's own images: the attacker knows them.
+
+    Linear victims of all of these train their last layer for 40 epochs with Adam (the configuration file; the paper
+    prints SGD).
 
     .. warning::
        The paper lists random crops as the only augmentation; its code crops and mirrors, and so do these.
@@ -168,6 +180,7 @@ def protocol(name: str) -> Protocol:
     hlb = Recipe(epochs=25, batch_size=128, learning_rate=0.2, weight_decay=5e-4, label_smoothing=0.2)
     # Zeros after normalisation, as the published code cuts out, are the mean colour.
     cutout = Compose((PadCrop(4, "reflect"), Flip(), Cutout(12, fill=np.array(CIFAR10["mean"], np.float32))))
+    head = {"epochs": 40, "weight_decay": 5e-4, "drops": (0.375, 0.625, 0.875)}
     colour = {"classes": 10, "channels": 3, **CIFAR10}
     tiny = {"classes": 200, "channels": 3, "size": 64, **TINY_IMAGENET}
     cinic_imagenet = "cinic10:CINIC-10/train/imagenet"
@@ -186,17 +199,24 @@ def protocol(name: str) -> Protocol:
         ),
         "paper": lambda: Protocol(
             "paper", "tfds:cifar10/train", "tfds:cifar10/test", cinic_imagenet, "resnet18", colour, published, crop,
+            head=head,
         ),
         "paper-hlb": lambda: Protocol(
             "paper-hlb", "tfds:cifar10/train", "tfds:cifar10/test", cinic_imagenet, "resnet18", colour, hlb, cutout,
+            head=head,
+        ),
+        "paper-hlb-s": lambda: Protocol(
+            "paper-hlb-s", "tfds:cifar10/train", "tfds:cifar10/test", cinic_imagenet, "hlb_s", colour,
+            HyperlightRecipe(), Compose((PadCrop(2, "reflect"), Flip())), head=head,
         ),
         "paper-cinic10": lambda: Protocol(
             "paper-cinic10", "cinic10:CINIC-10/train", "cinic10:CINIC-10/test", "tfds:cifar10/train", "resnet18",
-            colour, eighty, crop,
+            colour, eighty, crop, head=head,
         ),
         "paper-tiny-imagenet": lambda: Protocol(
             "paper-tiny-imagenet", "tiny-imagenet:tiny-imagenet-200/train", "tiny-imagenet:tiny-imagenet-200/val",
             "folder:caltech256-64", "resnet34", tiny, published, crop,
+            surrogate_source="tiny-imagenet:tiny-imagenet-200/train", head=head,
         ),
     }  # fmt: skip
     if name not in known:

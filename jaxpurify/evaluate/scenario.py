@@ -16,12 +16,13 @@ from jaxpurify.evaluate.counts import Counts
 from jaxpurify.evaluate.crafting import adaptive_purifier, attack_of, choose_targets, craft
 from jaxpurify.evaluate.models import SURROGATE_TRAININGS, Models
 from jaxpurify.evaluate.protocol import Protocol
-from jaxpurify.evaluate.purified import purified_poisoned
+from jaxpurify.evaluate.purified import purified_poisoned, purify_key
 from jaxpurify.evaluate.purifiers import make_purifier
 from jaxpurify.evaluate.row import NONE as NONE
 from jaxpurify.evaluate.row import adaptive, row_config, victim_seed
 from jaxpurify.evaluate.victims import TRAININGS, attack_success, target_hits
 from jaxpurify.networks.freeze import Frozen
+from jaxpurify.purify.dataset import purify
 from jaxpurify.random import named
 from jaxpurify.records import append_row, finished, make_row, run_id
 
@@ -45,11 +46,12 @@ class Scenario:
       trigger_scale: strength of additive triggers at test, times that in training.
       targets: images of one class that a targeted attack is after, drawn from the test set by the seed.
       training: of victims: `scratch`; `linear`: a new last layer on features that are kept, the attacker's own where
-        the networks are the same; `fine-tune`: a new last layer, and then all of that network at a hundredth of the
+        the networks are the same; `fine-tune`: a new last layer, and then all of that network at a thousandth of the
         learning rate.
       surrogates: models of the attacker; more than one are an ensemble.
       victim_network, surrogate_network: specs such as `resnet9(width=8)` where they are not the protocol's network.
-      surrogate_defence: purifier spec of an attacker who trains the surrogates on public images behind it.
+      surrogate_defence: purifier spec of an attacker who trains the surrogates behind it, on public images and, where
+        an attack trains them again, on what is poisoned so far.
       surrogate_training: `plain`, or `adversarial`: on adversarial examples (`defend.ProjectedGradient`), which makes
         the robust surrogate of the published label-consistent backdoor.
       victim_seeds: victims trained on each poisoned set, of other weights and batches, each a row (and a clean control)
@@ -213,7 +215,7 @@ class _Grid:
         row = make_row(
             **{name: config[name] for name in ("protocol", "data", "attack", "defence", "victim", "seed")},
             victim_seed=config.get("victim_seed", 0),
-            adaptive=adaptive(config["attack"], self.scenario),
+            adaptive=adaptive(config["attack"], config["defence"], self.scenario, self.train.images.shape[1:]),
             natural_accuracy=counts.fraction,
             natural_accuracy_worst=counts.lowest,
             poison_success=None if success is None else success.fraction,
@@ -252,7 +254,9 @@ class _Grid:
             members = tuple(self.models.surrogate(member) for member in range(self.scenario.surrogates))
             surrogate = members if len(members) > 1 else members[0]
         report = functools.partial(self.progress, f"{attack} seed {seed}: crafting")
-        poison = craft(entry, settings, surrogate, self.train, key, retrain=self.retrain, progress=report)
+        trained = "linear" if self.scenario.training == "linear" else None
+        how: dict[str, Any] = {"retrain": self.retrain, "progress": report, "trained": trained}
+        poison = craft(entry, settings, surrogate, self.train, key, **how)
         path.parent.mkdir(exist_ok=True)
         save_poison(path, poison)
         return poison
@@ -266,6 +270,8 @@ class _Grid:
 
     def retrain(self, images: np.ndarray, labels: np.ndarray, key: Key[Array, ""]) -> Frozen:
         """A new surrogate, trained on what an attack has poisoned so far."""
-        seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
+        seed, behind = int(jax.random.randint(key, (), 0, 2**31 - 1)), self.scenario.surrogate_defence
+        if behind:
+            images = purify(make_purifier(behind, images.shape[1:]), images, key=purify_key())
         poisoned = dataclasses.replace(self.train, images=images, labels=labels)
         return self.scenario.attackers.classifier(poisoned, seed, adversary=self.models.adversary)

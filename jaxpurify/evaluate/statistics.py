@@ -31,9 +31,10 @@ class Interval(NamedTuple):
     high: float
 
 
-def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) -> Interval:
+def wilson_interval(successes: float, trials: int, *, confidence: float = 0.95) -> Interval:
     """Wilson's score interval of a rate: (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n), two-sided.
 
+    `successes` may be fractions, such as the shares of several victims that each of `trials` targets fooled.
     Unlike p ± z √(p(1-p)/n) it stays inside [0, 1] and has a width at 0 of n (Wilson 1927).
 
     Raises:

@@ -21,7 +21,8 @@ class Line(NamedTuple):
     worst: Summary
     floor: Summary
     excess: Summary
-    hits: tuple[int, int] | None  # target images hit, and all of them; None where success is not of target images
+    # Target images hit, each by the share of its victims, and all of them; None where success is not of target images.
+    hits: tuple[float, int] | None
 
     @property
     def label(self) -> str:
@@ -209,11 +210,23 @@ def _highest(rows: Sequence[Mapping[str, Any]]) -> Summary:
     return Summary(max(known, default=None), None, len(known))
 
 
-def _hits(rows: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:
-    found = [row["target_hits"] for row in rows if row.get("target_hits") is not None]
-    if not found or len(found) < len(rows):
+def target_shares(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int], float] | None:
+    """The share of victims that each target image fooled, by (seed, place); None unless all rows say.
+
+    Victims trained on one poisoned set are no independent trials of it: an interval is over targets.
+    """
+    if not rows or any(row.get("target_hits") is None for row in rows):
         return None
-    return sum(sum(hits) for hits in found), sum(len(hits) for hits in found)
+    found: dict[tuple[int, int], list[bool]] = {}
+    for row in rows:
+        for place, hit in enumerate(row["target_hits"]):
+            found.setdefault((row["seed"], place), []).append(hit)
+    return {target: sum(hits) / len(hits) for target, hits in found.items()}
+
+
+def _hits(rows: Sequence[Mapping[str, Any]]) -> tuple[float, int] | None:
+    shares = target_shares(rows)
+    return None if shares is None else (sum(shares.values()), len(shares))
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], metric: Any) -> Summary:

@@ -18,7 +18,7 @@ from jaxpurify.train.transfer import fine_tune, linear_transfer
 from jaxpurify.types import StoredImages
 
 TRAININGS = ("scratch", "linear", "fine-tune")
-FINE_TUNING = 0.01  # of the protocol's learning rate
+FINE_TUNING = 0.001  # of the protocol's learning rate, as in the framework of arXiv:2102.13624
 
 
 def train_victim(
@@ -51,7 +51,8 @@ def train_victim(
     if training == "linear":
         model = pretrained()
         features = None if embedded is None else embedded(dataset.images)
-        return linear_transfer(model, dataset.images, dataset.labels, key, classes=classes, features=features)[0]
+        options: dict[str, Any] = {"classes": classes, "features": features, **protocol.head}
+        return linear_transfer(model, dataset.images, dataset.labels, key, **options)[0]
     if training != "fine-tune":
         raise ValueError(f"training={training!r}; known: {', '.join(TRAININGS)}")
     recipe = dataclasses.replace(protocol.recipe, learning_rate=FINE_TUNING * protocol.recipe.learning_rate)

@@ -1,5 +1,6 @@
 """Attacks as a grid calls them: what they see of a surrogate, target images, purifiers they go through, victims."""
 
+import dataclasses
 import importlib
 
 from flax import nnx
@@ -13,6 +14,8 @@ from jaxpurify.attack.metapoison import metapoison
 from jaxpurify.data.poison import load_poison
 from jaxpurify.data.sources import load_source
 from jaxpurify.evaluate.crafting import adaptive_purifier, attack_of, choose_targets, craft
+from jaxpurify.evaluate.protocol import protocol
+from jaxpurify.evaluate.row import adaptive
 from jaxpurify.evaluate.scenario import Scenario, run_scenario
 from jaxpurify.networks.catalogue import NETWORKS
 from jaxpurify.networks.freeze import freeze
@@ -49,8 +52,22 @@ def test_parameters_ensembles_and_adaptive_crafting(tiny, tmp_path):
     row = read_rows(run_scenario(scenario, tmp_path))[-1]
     assert row["poison_success"] in (0, 0.5, 1) and row["config"]["targets"] == row["config"]["surrogates"] == 2
     assert len(list((tmp_path / "models").glob("surrogate*.safetensors"))) == 2
-    row = read_rows(run_scenario(Scenario(tiny, attacks[1:], (), (1,)), tmp_path))[-1]
-    assert row["adaptive"] is True and row["poisons"] == 20
+    defences = ("jpeg(quality=50)", "jpeg(quality=90)|identity")
+    known = read_rows(run_scenario(Scenario(tiny, attacks[1:], defences, (1,)), tmp_path))[-3:]
+    assert [row["adaptive"] for row in known] == [False, True, False]
+    assert all(row["poisons"] == 20 for row in known)
+
+
+def test_what_an_attacker_knows_of_a_purifier():
+    shape, through = (8, 8, 1), "narcissus(count=3, through='langevin(steps=3)')"
+    scenario = Scenario(protocol("demo"), (through,), (), (0,))
+    energy = ("langevin(steps=150)", "digits-ebm", "langevin(steps=2)|jpeg()", "repeat('langevin(steps=1)', 2)")
+    assert all(adaptive(through, defence, scenario, shape) for defence in energy)
+    assert not any(adaptive(through, defence, scenario, shape) for defence in ("none", "digits-ddpm", "jpeg()"))
+    assert not adaptive("narcissus(count=3)", "digits-ebm", scenario, shape)
+    behind = dataclasses.replace(scenario, surrogate_defence="digits-both")
+    assert adaptive("narcissus(count=3)", "digits-ddpm", behind, shape)
+    assert not adaptive("badnets(count=3)", "digits-ddpm", behind, shape)  # has no surrogate
 
 
 def test_crafting_through_shifts(tiny, tmp_path):

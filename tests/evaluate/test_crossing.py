@@ -82,11 +82,14 @@ def test_parts_of_a_purifier():
     assert both[0].at(7).steps == 7 and both[0].at(7).temperature == 1e-3
     assert (both[1].at(10).timestep, both[1].at(10).steps) == (10, 2)
     assert (both[1].at(2).timestep, both[1].at(2).steps) == (2, 1)
-    assert both[1].at(5000).timestep == 1000
+    assert both[1].possible([30, 1000, 1001]) == [30, 1000] and both[0].possible([5000]) == [5000]
+    assert parts(Diffusion(noise, timestep=900))[0].grid() == [225, 450, 675, 900]
     assert parts(Diffusion(noise, timestep=20))[0].at(30).steps is None
     (repeated,) = parts(repeat(chain(langevin, diffusion), 5))
     assert (repeated.name, repeated.own, repeated.at(2).count) == ("repetitions", 5, 2)
     assert parts(Average(langevin, 3))[0].own == parts(TopEnergy(energy, langevin))[0].own == 40
+    averaged = parts(Average(langevin, 3))[0].at(9)
+    assert isinstance(averaged, Average) and (averaged.count, averaged.purifier.steps) == (3, 9)
     assert parts(Jpeg(50)) == parts(Identity()) == []
 
 

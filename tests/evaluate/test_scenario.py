@@ -207,10 +207,10 @@ def test_an_attacker_who_trains_the_surrogate_behind_the_defence(tiny, tmp_path,
 
     monkeypatch.setattr(Protocol, "classifier", kept)
     plain = Scenario(tiny, (TARGETED,), (), (0,))
-    aware = dataclasses.replace(plain, surrogate_defence="jpeg(quality=5)")
+    aware = dataclasses.replace(plain, defences=("jpeg(quality=5)",), surrogate_defence="jpeg(quality=5)")
     run_scenario(plain, tmp_path)
     written = rows(run_scenario(aware, tmp_path))
-    assert [row["adaptive"] for row in written] == [False, False, True]  # the clean control is one row
+    assert [row["adaptive"] for row in written] == [False, False, False, True]  # the clean control is one row
     public = load_source(tiny.public).images
     surrogates = [images for images in seen if len(images) == len(public) and images.shape == public.shape]
     behind = purify(make_purifier("jpeg(quality=5)", (8, 8, 1)), public, key=purify_key())

@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from jaxpurify.evaluate.summary import blocks, epsilon_text, percent
+from jaxpurify.evaluate.summary import blocks, epsilon_text, percent, target_shares
 from jaxpurify.evaluate.table import html_table, markdown_table, plain_text, results_table, text_table
 from jaxpurify.evaluate.transfer import matrix_markdown, matrix_table, surrogate_of, transfer_matrices
 from jaxpurify.records import Summary, make_row, run_id
@@ -170,6 +170,11 @@ def test_hits_of_target_images_have_wilsons_interval():
         each["target_hits"] = [each["seed"] < 7]
     for shown in renderings(targeted).values():
         assert "[40, 89]" in shown
+    # Three victims for each of the ten targets: still ten targets.
+    thrice = [{**each, "run_id": f"{each['run_id']}{number}"} for each in targeted for number in range(3)]
+    assert "[40, 89]" in text_table(thrice)
+    thrice[0] |= {"target_hits": [False]}
+    assert target_shares(thrice)[0, 0] == pytest.approx(2 / 3)
     targeted[0]["target_hits"] = None  # some row does not say: the plain error, then
     assert "[40, 89]" not in text_table(targeted) and "15.3" in text_table(targeted)
 

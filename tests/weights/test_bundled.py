@@ -1,13 +1,15 @@
 """The models that come with the package: small, described, and able to tell poisoned images from clean ones."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxpurify.data.sources import load_source
-from jaxpurify.evaluate.purifiers import energy_for
+from jaxpurify.evaluate.purifiers import energy_for, make_purifier
 from jaxpurify.evaluate.statistics import auroc
 from jaxpurify.purify.filter import energies
+from jaxpurify.random import image_keys
 from jaxpurify.weights.catalogue import BUNDLED, bundled_for, bundled_path, load_weights
 
 
@@ -36,3 +38,15 @@ def test_the_energy_of_cifar10_rises_with_a_perturbation(cifar10):
     poisoned = np.clip(clean.astype(np.int16) + 8 * signs, 0, 255).astype(np.uint8)
     energy = energy_for((32, 32, 3))
     assert auroc(energies(energy, clean), energies(energy, poisoned)) > 0.95
+
+
+def test_long_chains_of_the_energy_of_cifar10_stay(cifar10):
+    """As `langevin(steps=5000)` runs them, before anything is clipped."""
+    images = load_source(f"{cifar10}/train[:2]").images.astype(np.float32) / 255
+    energy = energy_for((32, 32, 3))
+    chain = make_purifier("langevin(steps=5000)", (32, 32, 3))
+    ends = np.asarray(chain(image_keys(jax.random.key(0), jnp.arange(2)), jnp.asarray(images)))
+    noise = jax.random.uniform(jax.random.key(1), (8, 32, 32, 3))
+    assert ends.min() > -0.5 and ends.max() < 1.5
+    assert np.abs(ends - images).mean() > 0.05
+    assert np.asarray(energy(jnp.asarray(ends))).max() < float(energy(noise).min())
