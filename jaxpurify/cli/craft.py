@@ -26,6 +26,9 @@ class Options:
       target: the class that the attacker wants.
       targets: where the images come from that a targeted attack wants misclassified, such as tfds:cifar10/test.
       target_index: their positions there.
+      setup: a file of the poisoning benchmark's trials, which names target class, target image and poisons; needs
+        --targets. The positions in it are those of SOURCE and of --targets.
+      trial: which of them.
       through: a purifier, such as "langevin(steps=150)", that the attacker crafts through.
       gradient: of --through: exact, truncated (the last --gradient-steps steps only) or straight_through (identity).
       gradient_steps: how many of the last steps a truncated gradient goes through.
@@ -44,6 +47,8 @@ class Options:
     target: int | None = None
     targets: str | None = None
     target_index: tuple[int, ...] = ()
+    setup: Path | None = None
+    trial: int = 0
     through: str | None = None
     gradient: Literal["exact", "truncated", "straight_through"] = "exact"
     gradient_steps: int = 8
@@ -77,6 +82,12 @@ def main(arguments: list[str]) -> int | None:
     from jaxpurify.networks.stored import load_network
 
     entry, settings = attack_options(options.attack, options.target)
+    dataset = setup = None
+    if options.setup is not None:
+        dataset = load_source(options.source, size=options.size)
+        setup = _trial(options, entry, settings, dataset.labels)
+        options = dataclasses.replace(options, target_index=(setup.target_index,))
+        settings |= {"target": setup.base_class, "bases": setup.base_index}
     if entry.needs_target and "target" not in settings:
         raise ValueError(f"attack {options.attack!r} needs --target, the class that the attacker wants")
     if entry.needs_surrogate != bool(options.surrogate):
@@ -84,9 +95,9 @@ def main(arguments: list[str]) -> int | None:
         raise ValueError(f"attack {options.attack!r} {wanted}")
     _check_targets(options, entry)
     members = tuple(load_network(path)[0] for path in options.surrogate)
-    dataset = load_source(options.source, size=options.size)
+    dataset = load_source(options.source, size=options.size) if dataset is None else dataset
     check_two_classes(dataset.labels, options.source)
-    targets = None if options.targets is None else _load_targets(options, dataset, settings.get("target"))
+    targets = None if options.targets is None else _load_targets(options, dataset, settings.get("target"), setup)
     if entry.needs_targets:
         settings["targets"] = targets
     if options.through is not None:
@@ -134,6 +145,23 @@ def attack_options(spec: str, target: int | None = None) -> tuple[Any, dict[str,
     return entry, settings
 
 
+def _trial(options, entry, settings, labels):
+    """The trial of the benchmark that --setup and --trial name, checked against the labels of the training set."""
+    from jaxpurify.data.interchange import read_setups
+
+    if "bases" not in entry.options:
+        raise ValueError(f"attack {options.attack!r} chooses its poisons itself; leave --setup out")
+    named = [name for name in ("target", "count", "fraction", "base") if name in settings]
+    if named or options.target_index:
+        raise ValueError(f"--setup says what {(named or ['--target-index'])[0]} says; leave one of them out")
+    if options.targets is None:
+        raise ValueError("--setup needs --targets SOURCE, the test images among which its target is")
+    setups = read_setups(options.setup, labels)
+    if not 0 <= options.trial < len(setups):
+        raise ValueError(f"--trial {options.trial}; {options.setup} holds trials 0 … {len(setups) - 1}")
+    return setups[options.trial]
+
+
 def _check_targets(options, entry):
     """Refuses target images where nothing uses them, and their absence where something does."""
     needed = entry.needs_targets or options.format == "benchmark"
@@ -148,7 +176,7 @@ def _check_targets(options, entry):
         raise ValueError("--gradient and what goes with it are those of --through; name a purifier there")
 
 
-def _load_targets(options, dataset, target):
+def _load_targets(options, dataset, target, setup):
     """The images that are to be misclassified, checked against the training set and the class that is wanted."""
     import numpy as np
 
@@ -162,6 +190,9 @@ def _load_targets(options, dataset, target):
             f"those of {options.source} are {dataset.images.shape[1:]}"
         )
     chosen = test.select(options.target_index)
+    if setup is not None and chosen.labels[0] != setup.target_class:
+        found = f"image {setup.target_index} of {options.targets} is of class {chosen.labels[0]}"
+        raise ValueError(f"{found}, in {options.setup} of class {setup.target_class}; are they in another order?")
     if target is not None and (chosen.labels == target).any():
         raise ValueError(f"--target is {target}, but a target image is of that class already; choose another")
     return Targets(chosen.images, chosen.labels, np.array(options.target_index))

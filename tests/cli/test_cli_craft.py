@@ -7,7 +7,7 @@ import pytest
 from jaxpurify.attack.catalogue import ATTACKS, Attack
 from jaxpurify.cli.main import main
 from jaxpurify.data import Poison, load_poison, load_source
-from jaxpurify.data.interchange import read_benchmark
+from jaxpurify.data.interchange import Setup, read_benchmark, write_setups
 from jaxpurify.networks.freeze import freeze
 from jaxpurify.networks.resnet9 import ResNet9
 from jaxpurify.networks.stored import save_network
@@ -59,6 +59,48 @@ def test_targets_of_a_targeted_attack_keep_their_positions(photographs, targeted
     poison, clean = load_poison("poison.npz"), load_source(photographs)
     assert poison.targets.index.tolist() == [12, 8] and poison.targets.labels.tolist() == [1, 1]
     np.testing.assert_array_equal(poison.targets.images, clean.images[[12, 8]])
+
+
+def marked(images, labels, key, *, target, targets, bases=None, count=None):
+    """A targeted attack on given images."""
+    poisons = np.clip(images[bases].astype(int) + 1, 0, 255).astype(np.uint8)
+    return Poison(poisons, labels[bases], bases, target, None, {"attack": "marked"}, targets)
+
+
+@pytest.fixture
+def setups(monkeypatch, here):
+    monkeypatch.setitem(ATTACKS, "marked", Attack(marked, "for tests", "nothing", True, False, "none"))
+    trials = [Setup(1, 12, 0, np.array([2, 5])), Setup(1, 9, 0, np.array([1])), Setup(1, 0, 0, np.array([1]))]
+    write_setups(here / "setups.pickle", trials)
+    return ["--setup", "setups.pickle"]
+
+
+def test_a_trial_of_the_benchmark_names_target_and_poisons(photographs, setups):
+    clean = load_source(photographs)
+    for trial, (target, bases) in enumerate(((12, [2, 5]), (9, [1]))):
+        command = ["craft", "marked", photographs, "--out", f"{trial}.npz", "--targets", photographs]
+        assert main([*command, *setups, "--trial", str(trial)]) == 0
+        poison = load_poison(f"{trial}.npz")
+        assert poison.index.tolist() == bases and poison.target == 0
+        assert poison.targets.index.tolist() == [target] and poison.targets.labels.tolist() == [1]
+        np.testing.assert_array_equal(poison.targets.images, clean.images[[target]])
+
+
+@pytest.mark.parametrize(
+    ("attack", "options", "complaint"),
+    [
+        ("badnets(size=2)", (), "chooses its poisons itself; leave --setup out"),
+        ("marked(count=2)", (), "--setup says what count says"),
+        ("marked", ("--target-index", "3"), "--setup says what --target-index says"),
+        ("marked", ("--target", "0"), "--setup says what target says"),
+        ("marked", (), "--setup needs --targets SOURCE"),
+        ("marked", ("--targets", "SOURCE", "--trial", "3"), "--trial 3; setups.pickle holds trials 0 … 2"),
+        ("marked", ("--targets", "SOURCE", "--trial", "2"), "is of class 0, in setups.pickle of class 1"),
+    ],
+)
+def test_trials_that_do_not_fit(photographs, setups, refused, attack, options, complaint):
+    options = [photographs if each == "SOURCE" else each for each in options]
+    assert complaint in refused("craft", attack, photographs, "--out", "poison.npz", *setups, *options)
 
 
 def test_a_purifier_to_craft_through(archive, targeted, energy_weights):
