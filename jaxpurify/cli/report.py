@@ -41,13 +41,15 @@ def main(arguments: list[str]) -> int | None:
     if options.out is not None:
         check_output(options.out, force=options.force)
 
+    from jaxpurify.evaluate.per_target import target_lists, target_markdown
     from jaxpurify.evaluate.table import markdown_table
     from jaxpurify.evaluate.transfer import matrix_markdown, transfer_matrices
     from jaxpurify.records import read_rows
 
     rows = read_rows(path)
     if options.markdown:
-        print("\n".join([markdown_table(rows), *map(matrix_markdown, transfer_matrices(rows))]))
+        others = (*map(matrix_markdown, transfer_matrices(rows)), *map(target_markdown, target_lists(rows)))
+        print("\n".join([markdown_table(rows), *others]))
     else:
         print_table(rows)
     if options.out is not None:
@@ -58,15 +60,17 @@ def main(arguments: list[str]) -> int | None:
 
 
 def print_table(rows: list) -> None:
-    """The results table and transfer matrices, in colour on a terminal, as plain text otherwise."""
+    """The results table, transfer matrices and success by target, in colour on a terminal, else as plain text."""
     from rich.console import Console
 
+    from jaxpurify.evaluate.per_target import target_lists, target_table
     from jaxpurify.evaluate.table import plain_text, results_table
     from jaxpurify.evaluate.transfer import matrix_table, transfer_matrices
 
     console = Console()
     width = console.width if console.is_terminal else 120
-    for table in (results_table(rows, width=width), *map(matrix_table, transfer_matrices(rows))):
+    others = (*map(matrix_table, transfer_matrices(rows)), *map(target_table, target_lists(rows)))
+    for table in (results_table(rows, width=width), *others):
         if console.is_terminal:
             console.print(table)
         else:

@@ -31,7 +31,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def wilson_interval(successes: float, trials: int, *, confidence: float = 0.95) -> Interval:
+def wilson_interval(successes: float | int, trials: int, *, confidence: float = 0.95) -> Interval:
     """Wilson's score interval of a rate: (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n), two-sided.
 
     `successes` may be fractions, such as the shares of several victims that each of `trials` targets fooled.

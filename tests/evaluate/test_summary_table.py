@@ -3,6 +3,7 @@
 import pytest
 from rich.console import Console
 
+from jaxpurify.evaluate.per_target import target_lists, target_markdown, target_table
 from jaxpurify.evaluate.summary import blocks, epsilon_text, percent, target_shares
 from jaxpurify.evaluate.table import html_table, markdown_table, plain_text, results_table, text_table
 from jaxpurify.evaluate.transfer import matrix_markdown, matrix_table, surrogate_of, transfer_matrices
@@ -175,6 +176,11 @@ def test_hits_of_target_images_have_wilsons_interval():
     assert "[40, 89]" in text_table(thrice)
     thrice[0] |= {"target_hits": [False]}
     assert target_shares(thrice)[0, 0] == pytest.approx(2 / 3)
+    assert target_lists(targeted) == []  # one victim of a poison says nothing of its target
+    (found,) = target_lists(thrice)
+    assert [(each.seed, each.hits, each.victims) for each in found.targets][::7] == [(0, 2, 3), (7, 0, 3)]
+    assert "| 0 | 0 | – | 2 of 3 | 67 [21, 94] |" in target_markdown(found)
+    assert "0 [0, 56]" in plain_text(target_table(found)) and "bullseye; undefended" in found.title
     targeted[0]["target_hits"] = None  # some row does not say: the plain error, then
     assert "[40, 89]" not in text_table(targeted) and "15.3" in text_table(targeted)
 
