@@ -35,7 +35,7 @@ def gradient_matching(
     targets: Targets,
     separately: bool = False,
     targets_together: int | None = None,
-    base: int | None = None,
+    base: int | str | None = None,
     count: int | None = None,
     fraction: float | None = None,
     bases: Integer[np.ndarray, "_"] | None = None,
@@ -81,7 +81,7 @@ def gradient_matching(
       separately: one poison for each target image, as crafted alone with the key `fold_in(key, g)` for target g.
       targets_together: how many of those side by side in one program; memory grows with it. None: one on CPU, where
         the others follow in the same program, all of them elsewhere.
-      base: the class whose images become poisons; default `target` (for `"unxent"` the targets' own class).
+      base: the class whose images become poisons, or `"any"`; default `target` (for `"unxent"` the targets' own class).
       count: how many poisons; or
       fraction: the same as a share of all N images (published: 0.01); or
       bases: the positions of the images that become poisons, of class `base`.
@@ -163,7 +163,7 @@ def gradient_matching(
     how_to = (epsilon, learning_rate, steps, decay, optimizer, restarts_together or 0)
     aimed = aims(images, labels, key, target, targets, separately)
     own = [int(aim.targets.labels[0]) if criterion == "unxent" else aim.target for aim in aimed]
-    classes = own if base is None else [int(base)] * len(aimed)
+    classes = own if base is None else [base] * len(aimed)
     jobs = []
     for aim, of_base in zip(aimed, classes, strict=True):
         check_outputs(applies, members, images.shape[1:], aim.target)

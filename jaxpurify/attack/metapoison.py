@@ -40,7 +40,7 @@ def metapoison(
     targets: Targets,
     separately: bool = False,
     targets_together: int | None = None,
-    base: int | None = None,
+    base: int | str | None = None,
     count: int | None = None,
     fraction: float | None = None,
     bases: Integer[np.ndarray, "_"] | None = None,
@@ -87,7 +87,7 @@ def metapoison(
         that all of them follow the same `refresh`.
       targets_together: how many of those side by side in one program; memory grows with it. None: one on CPU, where
         the others follow in the same program, all of them elsewhere.
-      base: the class whose images become poisons; default `target`. The original uses a third class.
+      base: the class whose images become poisons, or `"any"`; default `target`. The original uses a third class.
       count: how many poisons; or
       fraction: the same as a share of all N images; or
       bases: the positions of the images that become poisons, of class `base`.
@@ -151,7 +151,7 @@ def metapoison(
     jobs, aimed = [], aims(images, labels, key, target, targets, separately)
     for aim in aimed:
         check_outputs(applies, members, images.shape[1:], aim.target)
-        of_base = aim.target if base is None else int(base)
+        of_base = aim.target if base is None else base
         check_base(of_base, aim.targets)
         index = choose_base(named(aim.key, "choice"), labels, of_base, count, fraction, bases)
         crafting = make_crafting(images, labels, index, aim.key, epsilon, learning_rate, steps, decay, optimizer)
@@ -185,7 +185,7 @@ def metapoison(
     }
     poisons = []
     for (_, crafting), state, losses, aim in zip(jobs, states, values, aimed, strict=True):
-        own = how | {"base": aim.target if base is None else int(base)}
+        own = how | {"base": aim.target if base is None else base}
         poisons.append(crafted_poison(crafting, state, losses, target=aim.target, targets=aim.targets, how=own))
     return poisons if separately else poisons[0]
 

@@ -17,6 +17,8 @@ from jaxpurify.random import named
 from jaxpurify.sharding import BATCH_AXES, replicate, shard
 from jaxpurify.types import PyTree, StoredImages
 
+ANY = "any"  # instead of a class: poisons of all of them
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Aim:
@@ -69,9 +71,9 @@ def check_targets(images: StoredImages, labels: StoredLabels, target: int, targe
         raise ValueError(f"target is {target}; a target image has this label already, there is nothing to change")
 
 
-def check_base(base: int, targets: Targets) -> None:
+def check_base(base: int | str, targets: Targets) -> None:
     """Raises ValueError where poisons of class `base` would teach what the targets are already."""
-    if (targets.labels == base).any():
+    if not isinstance(base, str) and (targets.labels == base).any():
         raise ValueError(f"base is {base}; a target image is of this class, and poisons must be of another one")
 
 
@@ -86,33 +88,34 @@ def check_outputs(applies: tuple, members: tuple, shape: tuple[int, ...], target
 def choose_base(
     key: Key[Array, ""],
     labels: StoredLabels,
-    base: int,
+    base: int | str,
     count: int | None,
     fraction: float | None,
     bases: Integer[np.ndarray, "..."] | None = None,
 ) -> Index:
-    """Positions of `count` random images of class `base`, ascending, or the given `bases`, each once.
+    """Positions of `count` random images of class `base`, or of "any", ascending, or the given `bases`, each once.
 
     The key is consumed where positions are drawn.
 
     Raises:
       ValueError: no image of the class or too few, bases beside a count, or out of range, or of another class.
     """
-    if not np.any(labels == base):
-        raise ValueError(f"base is {base}; no training image has this label")
+    of_base = np.full(len(labels), base == ANY) if isinstance(base, str) else labels == base
+    if not of_base.any():
+        raise ValueError(f"base is {base!r}; no training image has this label, and it is not {ANY!r}")
     if bases is not None:
         if count is not None or fraction is not None:
             raise ValueError(f"count is {count} and fraction is {fraction}; bases name the images already")
-        return _given(np.asarray(bases), labels, base)
+        return _given(np.asarray(bases), labels, of_base, base)
     number = poison_count(count, fraction, len(labels))
-    return choose(key, positions(labels == base), number, what=f"images of class {base}")
+    return choose(key, positions(of_base), number, what="images" if base == ANY else f"images of class {base}")
 
 
-def _given(bases, labels, base) -> Index:
+def _given(bases, labels, of_base, base) -> Index:
     if bases.ndim != 1 or not len(bases) or bases.min() < 0 or bases.max() >= len(labels):
         raise ValueError(f"bases are {bases.shape} up to {bases.max(initial=0)}; positions are 0 … {len(labels) - 1}")
-    if (labels[bases] != base).any():
-        wrong = bases[np.argmax(labels[bases] != base)]
+    if not of_base[bases].all():
+        wrong = bases[np.argmin(of_base[bases])]
         raise ValueError(f"base {wrong} is of class {labels[wrong]}; poisons must be of the intended class {base}")
     # Two of the benchmark's published setups name an image twice; a data set has room for one poison of it.
     first = np.sort(np.unique(bases, return_index=True)[1])

@@ -166,6 +166,14 @@ def test_members_of_other_structures_have_their_own_output_layer(surrogate, digi
     assert first_loss([(apply, params), (other, turned)]) == pytest.approx(sum(alone), rel=1e-4)
 
 
+def test_poisons_of_any_class(surrogate, digits, targets):
+    poison = craft(surrogate, digits, targets, base="any", count=60, steps=15)
+    labels = digits[1][:1000][poison.index]
+    assert len(set(labels)) > 5 and poison.how["base"] == "any"
+    np.testing.assert_array_equal(poison.labels, labels)
+    assert last(poison) < min(poison.how["first_losses"])
+
+
 def test_bases_can_be_given(surrogate, digits, targets):
     bases = np.flatnonzero(digits[1][:1000] == 3)[[9, 3, 5, 3]]
     poison = craft(surrogate, digits, targets, steps=1, count=None, bases=bases)
@@ -321,7 +329,7 @@ def test_poison_carries_its_targets_through_a_file(surrogate, digits, targets, t
         ({"count": 500}, r"^count is 500; there are only \d+ images of class 3$"),
         ({"target": 8}, r"^target is 8; a target image has this label already, there is nothing to change$"),
         ({"target": 11}, r"^target is 11; the labels of this data are 0 … 9$"),
-        ({"base": 10}, r"^base is 10; no training image has this label$"),
+        ({"base": 10}, r"^base is 10; no training image has this label, and it is not 'any'$"),
         ({"loss": "cosine"}, r"^loss is 'cosine'; known: similarity, "),
         ({"criterion": "ce"}, r"^criterion is 'ce'; known: xent, cw, cw2, unxent$"),
         ({"match": "some"}, r"^match is 'some'; known: all, minibatch$"),
@@ -330,12 +338,12 @@ def test_poison_carries_its_targets_through_a_file(surrogate, digits, targets, t
         ({"steps": 0}, r"^steps is 0 and restarts is 2; both must be at least 1$"),
         ({"learning_rate": 0.0}, r"^learning_rate is 0\.0; it must be above 0 and finite$"),
         ({"base": 8}, r"^base is 8; a target image is of this class, and poisons must be of another one$"),
+        ({"base": "third"}, r"^base is 'third'; no training image has this label, and it is not 'any'$"),
         ({"private_noise": 0.5}, r"^private_noise is 0\.5; it goes with private_clip, "),
         ({"match": "minibatch"}, r"^match is 'minibatch'; micro_batch must say how many poisons are matched together$"),
         ({"engine": "reverse", "micro_batch": 5}, r"^micro_batch is 5; engine 'reverse' keeps all rows in memory that"),
         ({"targets_together": 2}, r"^targets_together is 2; it goes with separately$"),
         ({"bases": np.array([3])}, r"^count is 24 and fraction is None; bases name the images already$"),
-        ({"separately": True, "targets_together": 1.5}, r"^targets_together is 1\.5; it must be a whole number$"),
         ({"separately": True, "target": [3]}, r"^target holds 1 classes; there are 2 groups of targets$"),
         ({"separately": True, "targets_together": 0}, r"^targets_together is 0; it must be at least 1$"),
         ({"separately": True, "mesh": data_mesh()}, r"^mesh splits the poisons of one target; with separately, craft "),
