@@ -19,6 +19,7 @@ from jaxpurify.random import named
 from jaxpurify.sharding import batch_mesh
 from jaxpurify.train.classifier import Recipe, train_classifier
 from jaxpurify.train.hyperlight import HyperlightRecipe
+from jaxpurify.train.transfer import FineTuning
 from jaxpurify.types import StoredImages
 
 OF_THE_DATA = ("classes", "channels", "size", "mean", "std")  # options that every network for the same data shares
@@ -42,6 +43,7 @@ class Protocol:
       surrogate_recipe: how the attacker's model is trained; None: as victims are.
       surrogate_source: what it is trained on, if not `public`.
       head: options of `train_heads` for victims that train a last layer only.
+      fine_tuning: how trained networks are fine-tuned; None: as victims are, at a thousandth of the learning rate.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Protocol:
     surrogate_recipe: Recipe | None = None
     surrogate_source: str = ""
     head: dict[str, Any] = dataclasses.field(default_factory=dict)
+    fine_tuning: Recipe | None = None
 
     @property
     def victim(self) -> str:
@@ -106,7 +109,11 @@ class Protocol:
 
     def config(self) -> dict[str, Any]:
         """The settings as plain values, part of every row; those that most protocols leave alone where they differ."""
-        own = {"surrogate_source": self.surrogate_source, "head": self.head}
+        own = {
+            "surrogate_source": self.surrogate_source,
+            "head": self.head,
+            "fine_tuning": self.fine_tuning and _settings(self.fine_tuning),
+        }
         return {
             "train": self.train,
             "test": self.test,
@@ -161,7 +168,7 @@ def protocol(name: str) -> Protocol:
       the victim's own images: the attacker knows them.
 
     Linear victims of all of these train their last layer for 40 epochs with Adam (the configuration file; the paper
-    prints SGD).
+    prints SGD); fine-tuned ones all of the network for 60.
 
     .. warning::
        The paper lists random crops as the only augmentation; its code crops and mirrors, and so do these.
@@ -181,6 +188,7 @@ def protocol(name: str) -> Protocol:
     # Zeros after normalisation, as the published code cuts out, are the mean colour.
     cutout = Compose((PadCrop(4, "reflect"), Flip(), Cutout(12, fill=np.array(CIFAR10["mean"], np.float32))))
     head = {"epochs": 40, "weight_decay": 5e-4, "drops": (0.375, 0.625, 0.875)}
+    transfer: dict[str, Any] = {"head": head, "fine_tuning": FineTuning()}
     colour = {"classes": 10, "channels": 3, **CIFAR10}
     tiny = {"classes": 200, "channels": 3, "size": 64, **TINY_IMAGENET}
     cinic_imagenet = "cinic10:CINIC-10/train/imagenet"
@@ -199,24 +207,24 @@ def protocol(name: str) -> Protocol:
         ),
         "paper": lambda: Protocol(
             "paper", "tfds:cifar10/train", "tfds:cifar10/test", cinic_imagenet, "resnet18", colour, published, crop,
-            head=head,
+            **transfer,
         ),
         "paper-hlb": lambda: Protocol(
             "paper-hlb", "tfds:cifar10/train", "tfds:cifar10/test", cinic_imagenet, "resnet18", colour, hlb, cutout,
-            head=head,
+            **transfer,
         ),
         "paper-hlb-s": lambda: Protocol(
             "paper-hlb-s", "tfds:cifar10/train", "tfds:cifar10/test", cinic_imagenet, "hlb_s", colour,
-            HyperlightRecipe(), Compose((PadCrop(2, "reflect"), Flip())), head=head,
+            HyperlightRecipe(), Compose((PadCrop(2, "reflect"), Flip())), **transfer,
         ),
         "paper-cinic10": lambda: Protocol(
             "paper-cinic10", "cinic10:CINIC-10/train", "cinic10:CINIC-10/test", "tfds:cifar10/train", "resnet18",
-            colour, eighty, crop, head=head,
+            colour, eighty, crop, **transfer,
         ),
         "paper-tiny-imagenet": lambda: Protocol(
             "paper-tiny-imagenet", "tiny-imagenet:tiny-imagenet-200/train", "tiny-imagenet:tiny-imagenet-200/val",
             "folder:caltech256-64", "resnet34", tiny, published, crop,
-            surrogate_source="tiny-imagenet:tiny-imagenet-200/train", head=head,
+            surrogate_source="tiny-imagenet:tiny-imagenet-200/train", **transfer,
         ),
     }  # fmt: skip
     if name not in known:

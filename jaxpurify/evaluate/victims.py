@@ -55,7 +55,8 @@ def train_victim(
         return linear_transfer(model, dataset.images, dataset.labels, key, **options)[0]
     if training != "fine-tune":
         raise ValueError(f"training={training!r}; known: {', '.join(TRAININGS)}")
-    recipe = dataclasses.replace(protocol.recipe, learning_rate=FINE_TUNING * protocol.recipe.learning_rate)
+    slower = dataclasses.replace(protocol.recipe, learning_rate=FINE_TUNING * protocol.recipe.learning_rate)
+    recipe = protocol.fine_tuning or slower
     settings: dict[str, Any] = {"augment": protocol.augment, "progress": progress}
     return fine_tune(pretrained(), dataset.images, dataset.labels, key, recipe=recipe, classes=classes, **settings)[0]
 

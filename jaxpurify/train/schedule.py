@@ -1,5 +1,6 @@
 """Learning-rate schedules of the published recipes, and the optimizers built on them."""
 
+from collections.abc import Callable
 import functools
 
 import jax.numpy as jnp
@@ -39,8 +40,16 @@ SCHEDULES = {
     "multistep": multistep,
     # PureGen's shorter training (arXiv:2405.18627): drops at epochs 30, 50 and 70 of 80.
     "multistep80": functools.partial(multistep, drops=(0.375, 0.625, 0.875)),
+    # Its fine-tuning: epochs 15, 30 and 45 of 60.
+    "multistep60": functools.partial(multistep, drops=(0.25, 0.5, 0.75)),
     "cosine": warmup_cosine,
 }
+
+
+@functools.lru_cache
+def adam(schedule: str, steps: int, learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
+    """Adam with L2 weight decay added to the gradient, as in PyTorch. Cached and refusing as `sgd`."""
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(_schedule(schedule)(steps, learning_rate)))
 
 
 @functools.lru_cache
@@ -54,9 +63,13 @@ def sgd(
     Raises:
       ValueError: unknown `schedule`.
     """
-    if schedule not in SCHEDULES:
-        raise ValueError(f"unknown schedule {schedule!r}; known: {', '.join(sorted(SCHEDULES))}")
     return optax.chain(
         optax.add_decayed_weights(weight_decay),
-        optax.sgd(SCHEDULES[schedule](steps, learning_rate), momentum=momentum, nesterov=nesterov),
+        optax.sgd(_schedule(schedule)(steps, learning_rate), momentum=momentum, nesterov=nesterov),
     )
+
+
+def _schedule(name: str) -> Callable[[int, float], optax.Schedule]:
+    if name not in SCHEDULES:
+        raise ValueError(f"unknown schedule {name!r}; known: {', '.join(sorted(SCHEDULES))}")
+    return SCHEDULES[name]

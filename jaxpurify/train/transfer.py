@@ -1,19 +1,23 @@
 """Victims that start from a trained network: a new linear layer on its frozen features, or all of it fine-tuned."""
 
 from collections.abc import Callable
+import dataclasses
 from typing import Any
 
 from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Integer, Key
 import numpy as np
+import optax
 
 from jaxpurify.networks.freeze import Frozen
 from jaxpurify.networks.layers import Linear
 from jaxpurify.random import named
 from jaxpurify.struct import struct
+from jaxpurify.train.batches import steps_per_epoch
 from jaxpurify.train.classifier import Recipe, train_classifier
 from jaxpurify.train.heads import embed, train_heads
+from jaxpurify.train.schedule import adam
 from jaxpurify.types import Images, Logits, PyTree, StoredImages
 
 
@@ -60,6 +64,24 @@ def linear_transfer(
     heads, history = train_heads(cached, labels, key.reshape(1), classes=classes, **options)
     victim = LinearVictim(model.features, heads.weight[0], heads.bias[0])
     return victim, {name: values[:, 0] for name, values in history.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuning(Recipe):
+    """PureGen's fine-tuning (arXiv:2405.18627): Adam instead of SGD; `momentum` and `nesterov` are not used.
+
+    Warning: the published code fine-tunes Bullseye's victims without augmentation and those of Narcissus with crops and
+    mirroring.
+    """
+
+    epochs: int = 60
+    learning_rate: float = 1e-4
+    schedule: str = "multistep60"
+
+    def optimizer(self, count: int) -> optax.GradientTransformation:
+        """The optimizer for `count` training images."""
+        steps = self.epochs * steps_per_epoch(count, self.batch_size)
+        return adam(self.schedule, steps, self.learning_rate, self.weight_decay)
 
 
 def fine_tune(

@@ -16,6 +16,7 @@ from jaxpurify.data.sources import load_source
 from jaxpurify.defend import ProjectedGradient
 from jaxpurify.evaluate import row as row_module
 from jaxpurify.evaluate import scenario as module
+from jaxpurify.evaluate import victims
 from jaxpurify.evaluate.exhibits import exhibits
 from jaxpurify.evaluate.protocol import Protocol, protocol
 from jaxpurify.evaluate.purified import purify_key
@@ -334,6 +335,48 @@ def test_protocols_can_be_loaded_and_described():
     assert "nesterov" not in protocol("cpu").config()["recipe"]
     with pytest.raises(ValueError, match="unknown protocol 'gpu'; known: demo, cpu, cpu-small, paper, paper-hlb, "):
         protocol("gpu")
+
+
+def test_published_victims_of_transfer_learning(tiny, tmp_path, monkeypatch):
+    """Of the protocols `paper`: settings reach the training, and the rows."""
+    paper = protocol("paper")
+    assert paper.config()["head"] == paper.head and paper.config()["fine_tuning"]["schedule"] == "multistep60"
+    assert "head" not in protocol("cpu").config() and "fine_tuning" not in protocol("cpu").config()
+    seen = []
+
+    def watch(name):
+        genuine = getattr(victims, name)
+
+        def watched(*given, **options):
+            seen.append(options)
+            return genuine(*given, **options)
+
+        monkeypatch.setattr(victims, name, watched)
+
+    watch("linear_transfer")
+    watch("fine_tune")
+    slow = dataclasses.replace(paper.fine_tuning, epochs=1, batch_size=50)
+    own = dataclasses.replace(tiny, head=paper.head, fine_tuning=slow)
+    for training in ("linear", "fine-tune"):
+        run_scenario(Scenario(own, (), (), (0,), training=training), tmp_path / training)
+    assert seen[0]["epochs"] == 40 and seen[0]["weight_decay"] == 5e-4
+    assert seen[1]["recipe"] is slow
+
+
+def test_a_surrogate_sees_a_source_of_its_own(tiny, tmp_path, monkeypatch):
+    """As under `paper-tiny-imagenet`, whose public images have other classes."""
+    assert protocol("paper-tiny-imagenet").surrogate_source == protocol("paper-tiny-imagenet").train
+    seen = []
+    genuine = Protocol.classifier
+
+    def kept(self, dataset, seed, **options):
+        seen.append(dataset.source if options.get("surrogate") else "")
+        return genuine(self, dataset, seed, **options)
+
+    monkeypatch.setattr(Protocol, "classifier", kept)
+    own = dataclasses.replace(tiny, surrogate_source="digits[40:240]", public="digits[:3]")
+    run_scenario(Scenario(own, (TARGETED,), (), (0,)), tmp_path)
+    assert any("[40:240]" in source for source in seen)
 
 
 def test_other_data_are_used_as_they_are(tiny, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from jaxpurify.generate.diffusion import DiffusionRecipe, diffusion_optimizer
 from jaxpurify.generate.energy import HILL, PUREGEN, energy_optimizer
 from jaxpurify.train.schedule import SCHEDULES, multistep, sgd, triangular, warmup_cosine
+from jaxpurify.train.transfer import FineTuning
 
 
 def values(schedule, steps):
@@ -30,6 +31,20 @@ def test_multistep():
 def test_multistep_of_eighty_epochs():
     rates = values(SCHEDULES["multistep80"](800, 0.1), [0, 299, 301, 499, 501, 699, 701, 799])
     np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.01, 1e-3, 1e-3, 1e-4, 1e-4], rtol=1e-5)
+
+
+def test_fine_tuning_of_sixty_epochs_is_adam():
+    rates = values(SCHEDULES["multistep60"](600, 1e-4), [0, 149, 151, 299, 301, 449, 451, 599])
+    np.testing.assert_allclose(rates, [1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6, 1e-7, 1e-7], rtol=1e-5)
+    optimizer, weights = FineTuning().optimizer(1280), {"w": jnp.array(2.0)}
+    assert optimizer is FineTuning().optimizer(1280)
+    state, change = optimizer.init(weights), None
+    for _ in range(149):  # fifteen epochs of ten steps, but one
+        change, state = optimizer.update({"w": jnp.array(-3.0)}, state, weights)
+    np.testing.assert_allclose(change["w"], 1e-4, rtol=1e-3)
+    change, state = optimizer.update({"w": jnp.array(-3.0)}, state, weights)
+    change, state = optimizer.update({"w": jnp.array(-3.0)}, state, weights)
+    np.testing.assert_allclose(change["w"], 1e-5, rtol=1e-3)
 
 
 def test_cosine_with_warm_up():
@@ -92,6 +107,7 @@ def test_sgd_has_momentum_and_decay_in_the_gradient(nesterov):
 
 
 def test_an_unknown_schedule_is_refused():
-    with pytest.raises(ValueError, match="unknown schedule 'step'; known: cosine, multistep, multistep80, triangular"):
+    known = "cosine, multistep, multistep60, multistep80, triangular"
+    with pytest.raises(ValueError, match=f"unknown schedule 'step'; known: {known}"):
         sgd("step", 10, 0.1, 0.9, 0.0)
     assert sgd("cosine", 10, 0.1, 0.9, 0.0) is sgd("cosine", 10, 0.1, 0.9, 0.0)
