@@ -90,13 +90,14 @@ def parts(spec: str, shape: Shape) -> frozenset[str]:
 
 def energy_for(shape: Shape, weights: str | None = None) -> Energy:
     """The energy that `langevin` uses for images of `shape`: bundled, or from a file."""
-    return _network("energy", weights, shape)[0]
+    name = weights or bundled_for("energy", shape)
+    energy = load_weights(name)[0]
+    _check_kind("energy", name, energy, shape)
+    return energy
 
 
-def _network(kind: str, weights: str | None, shape: Shape) -> tuple[Any, dict[str, Any]]:
-    """An `energy` (one number an image) or `noise` predictor (an image for an image and its timestep), and its card."""
-    name = weights or bundled_for(kind, shape)
-    network, card = load_weights(name)
+def _check_kind(kind: str, name: str, network: Any, shape: Shape) -> None:
+    """Refuses what is no `energy` (one number an image) or `noise` predictor (an image for an image and a timestep)."""
     images, timesteps = jax.ShapeDtypeStruct((2, *shape), "float32"), jax.ShapeDtypeStruct((2,), "int32")
     given, wanted = ((images,), (2,)) if kind == "energy" else ((images, timesteps), (2, *shape))
     try:
@@ -105,7 +106,6 @@ def _network(kind: str, weights: str | None, shape: Shape) -> tuple[Any, dict[st
         raise ValueError(f"weights {name!r} hold no {kind} network for images of {shape}: {error}") from error
     if found != wanted:
         raise ValueError(f"weights {name!r} hold no {kind} network for images of {shape}; it answers with {found}")
-    return network, card
 
 
 def _stage(part: Spec, shape: Shape) -> Purifier:
@@ -130,12 +130,16 @@ def _jpeg(shape: Shape, quality: int = 50) -> Purifier:
 
 
 def _langevin(shape: Shape, *, weights: str | None = None, **options: Any) -> Purifier:
-    energy, card = _network("energy", weights, shape)
-    return Langevin(energy, **{**card.get("langevin", {}), **options})
+    name = weights or bundled_for("energy", shape)
+    energy, card = load_weights(name)
+    purifier = Langevin(energy, **{**card.get("langevin", {}), **options})
+    _check_kind("energy", name, energy, shape)
+    return purifier
 
 
 def _diffusion(shape: Shape, *, weights: str | None = None, schedule: str | None = None, **options: Any) -> Purifier:
-    noise, card = _network("noise", weights, shape)
+    name = weights or bundled_for("noise", shape)
+    noise, card = load_weights(name)
     trained_with = Schedule(**card.get("recipe", {}).get("schedule", {}))
     if schedule is not None and schedule != trained_with.kind:
         trained_with = Schedule(kind=schedule)
@@ -144,6 +148,7 @@ def _diffusion(shape: Shape, *, weights: str | None = None, schedule: str | None
     trained = card.get("max_timestep")
     if trained is not None and purifier.timestep > trained:
         raise ValueError(f"timestep={purifier.timestep}; these weights were trained up to timestep {trained}")
+    _check_kind("noise", name, noise, shape)
     return purifier
 
 
