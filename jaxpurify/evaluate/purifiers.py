@@ -78,6 +78,7 @@ def weights_digest(spec: str, shape: Shape) -> str | None:
     return digest.hexdigest()[:12]
 
 
+@functools.lru_cache
 def parts(spec: str, shape: Shape) -> frozenset[str]:
     """What there is to know of a purifier: hashes of its networks' arrays; without any network, its own text.
 
@@ -101,11 +102,16 @@ def _check_kind(kind: str, name: str, network: Any, shape: Shape) -> None:
     images, timesteps = jax.ShapeDtypeStruct((2, *shape), "float32"), jax.ShapeDtypeStruct((2,), "int32")
     given, wanted = ((images,), (2,)) if kind == "energy" else ((images, timesteps), (2, *shape))
     try:
-        found = jax.eval_shape(network, *given).shape
+        found = jax.eval_shape(_answer, network, *given).shape
     except (TypeError, ValueError) as error:
         raise ValueError(f"weights {name!r} hold no {kind} network for images of {shape}: {error}") from error
     if found != wanted:
         raise ValueError(f"weights {name!r} hold no {kind} network for images of {shape}; it answers with {found}")
+
+
+@jax.jit  # which remembers that it traced a network of this structure
+def _answer(network, *given):
+    return network(*given)
 
 
 def _stage(part: Spec, shape: Shape) -> Purifier:
