@@ -127,16 +127,8 @@ def gradient_matching(
     """
     levels(epsilon)
     check_settings(steps, restarts, learning_rate, optimizer)
-    if private_clip is not None and (not private_clip > 0 or private_noise < 0):
-        raise ValueError(f"private_clip is {private_clip} and private_noise is {private_noise}; above 0, and 0 or more")
-    if restarts_together is not None and (restarts_together < 1 or restarts % restarts_together):
-        raise ValueError(f"restarts_together is {restarts_together}; it must divide the {restarts} restarts")
-    if private_clip is None and private_noise:
-        raise ValueError(f"private_noise is {private_noise}; it goes with private_clip, the norm that it is a share of")
-    if match == "minibatch" and micro_batch is None:
-        raise ValueError("match is 'minibatch'; micro_batch must say how many poisons are matched together")
-    if engine == "reverse" and match == "all" and micro_batch is not None:
-        raise ValueError(f"micro_batch is {micro_batch}; engine 'reverse' keeps all rows in memory that are matched")
+    _check_privacy(private_clip, private_noise)
+    _check_batches(match, engine, micro_batch, restarts, restarts_together)
     if targets_together is not None and not separately:
         raise ValueError(f"targets_together is {targets_together}; it goes with separately")
     if separately and mesh is not None:
@@ -204,6 +196,22 @@ def gradient_matching(
         for (_, crafting), state, losses, aim, of_base in zip(jobs, states, values, aimed, classes, strict=True)
     ]
     return poisons if separately else poisons[0]
+
+
+def _check_privacy(clip, noise):
+    if clip is None and noise:
+        raise ValueError(f"private_noise is {noise}; it goes with private_clip, the norm that it is a share of")
+    if clip is not None and (not clip > 0 or noise < 0):
+        raise ValueError(f"private_clip is {clip} and private_noise is {noise}; above 0, and 0 or more")
+
+
+def _check_batches(match, engine, micro_batch, restarts, together):
+    if together is not None and (together < 1 or restarts % together):
+        raise ValueError(f"restarts_together is {together}; it must divide the {restarts} restarts")
+    if match == "minibatch" and micro_batch is None:
+        raise ValueError("match is 'minibatch'; micro_batch must say how many poisons are matched together")
+    if engine == "reverse" and match == "all" and micro_batch is not None:
+        raise ValueError(f"micro_batch is {micro_batch}; engine 'reverse' keeps all rows in memory that are matched")
 
 
 def _aimed(common: Matching, aim: Aim, criterion: str, per_target: bool) -> Matching:
