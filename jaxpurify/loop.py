@@ -46,6 +46,7 @@ def scan(step: Step, state: State, steps: int, *operands: Any, progress: Report 
             state, output = _compiled_step(step, state, np.uint32(index), operands)
             outputs.append(output)
             if progress is not None:
+                jax.block_until_ready(state)  # a step is finished then, not when it is under way
                 progress(index + 1, steps)
         if not outputs or not jax.tree.leaves(outputs[0]):
             return state, None
