@@ -155,20 +155,24 @@ def gradient_matching(
     how_to = (epsilon, learning_rate, steps, decay, optimizer, restarts_together or 0)
     aimed = aims(images, labels, key, target, targets, separately)
     own = [int(aim.targets.labels[0]) if criterion == "unxent" else aim.target for aim in aimed]
-    classes = own if base is None else [base] * len(aimed)
-    jobs = []
+    classes = own if base is None else [base if isinstance(base, str) else int(base)] * len(aimed)
+    craftings = []
     for aim, of_base in zip(aimed, classes, strict=True):
         check_outputs(applies, members, images.shape[1:], aim.target)
         if criterion != "unxent":
             check_base(of_base, aim.targets)
         index = choose_base(named(aim.key, "choice"), labels, of_base, count, fraction, bases)
-        crafting = make_crafting(images, labels, index, aim.key, *how_to)
-        jobs.append((_aimed(common, aim, criterion, per_target), crafting))
-    states = [start(crafting, restarts) for _, crafting in jobs]
+        craftings.append(make_crafting(images, labels, index, aim.key, *how_to))
+    states = [start(crafting, restarts) for crafting in craftings]
+
+    def prepare(number):
+        return _aimed(common, aimed[number], criterion, per_target), craftings[number]
+
     if mesh is not None:
-        objective, crafting, states[0] = split_over(mesh, *jobs[0], states[0])
-        jobs = [(objective, crafting)]
-    states, values = advance_each(jobs, states, steps, targets_together, progress)
+        objective, craftings[0], states[0] = split_over(mesh, *prepare(0), states[0])
+        states, values = advance_each(lambda _: (objective, craftings[0]), states, steps, progress=progress)
+    else:
+        states, values = advance_each(prepare, states, steps, targets_together, progress)
     how = {
         "attack": "gradient_matching",
         "epsilon": float(epsilon),
@@ -193,7 +197,7 @@ def gradient_matching(
     }
     poisons = [
         crafted_poison(crafting, state, losses, target=aim.target, targets=aim.targets, how=how | {"base": of_base})
-        for (_, crafting), state, losses, aim, of_base in zip(jobs, states, values, aimed, classes, strict=True)
+        for crafting, state, losses, aim, of_base in zip(craftings, states, values, aimed, classes, strict=True)
     ]
     return poisons if separately else poisons[0]
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from jaxpurify import loop
 from jaxpurify.attack.budget import levels
-from jaxpurify.attack.choose import Index, StoredLabels
-from jaxpurify.attack.crafting import check_settings, crafted_poison, start
+from jaxpurify.attack.choose import StoredLabels
+from jaxpurify.attack.crafting import Crafting, check_settings, crafted_poison, start
 from jaxpurify.attack.matching import check_criterion
 from jaxpurify.attack.matching_objective import ensemble, replaced
 from jaxpurify.attack.side_by_side import advance_each
@@ -148,22 +148,32 @@ def metapoison(
         later_poisons=later_poisons,
         draws=transform_draws,
     )
-    jobs, aimed = [], aims(images, labels, key, target, targets, separately)
+    if clean_count:  # on the device once, for all targets
+        common = dataclasses.replace(common, clean=jnp.asarray(images), clean_labels=jnp.asarray(labels, jnp.int32))
+    base = base if base is None or isinstance(base, str) else int(base)
+    craftings, aimed = [], aims(images, labels, key, target, targets, separately)
     for aim in aimed:
         check_outputs(applies, members, images.shape[1:], aim.target)
         of_base = aim.target if base is None else base
         check_base(of_base, aim.targets)
         index = choose_base(named(aim.key, "choice"), labels, of_base, count, fraction, bases)
+        if not 0 <= clean_count <= len(labels) - len(index):
+            raise ValueError(f"clean_count is {clean_count}; there are {len(labels) - len(index)} clean images")
         crafting = make_crafting(images, labels, index, aim.key, epsilon, learning_rate, steps, decay, optimizer)
-        jobs.append((_aimed(common, aim, images, labels, index), crafting))
+        craftings.append(crafting)
     every = steps if refresh is None else refresh_every
-    states = [start(crafting, restarts) for _, crafting in jobs]
+    states = [start(crafting, restarts) for crafting in craftings]
     pieces = []
     for first in range(0, steps, every):
         if first and refresh is not None:
-            jobs = _refreshed(jobs, refresh, first, jax.random.fold_in(named(key, "refresh"), first))
-        length, report = min(every, steps - first), loop.part_of(progress, len(jobs) * first, len(jobs) * steps)
-        states, values = advance_each(jobs, states, length, targets_together, report)
+            fresh = refresh(common.applies, common.members, first, jax.random.fold_in(named(key, "refresh"), first))
+            common = common.with_surrogate(*replaced(fresh, members, "refresh"))
+
+        def prepare(number, common=common):
+            return _aimed(common, aimed[number], len(labels), craftings[number]), craftings[number]
+
+        report = loop.part_of(progress, len(aimed) * first, len(aimed) * steps)
+        states, values = advance_each(prepare, states, min(every, steps - first), targets_together, report)
         pieces.append(values)
     values = [np.concatenate(each) for each in zip(*pieces, strict=True)]
     how = {
@@ -184,27 +194,17 @@ def metapoison(
         "transform_draws": transform_draws,
     }
     poisons = []
-    for (_, crafting), state, losses, aim in zip(jobs, states, values, aimed, strict=True):
+    for crafting, state, losses, aim in zip(craftings, states, values, aimed, strict=True):
         own = how | {"base": aim.target if base is None else base}
         poisons.append(crafted_poison(crafting, state, losses, target=aim.target, targets=aim.targets, how=own))
     return poisons if separately else poisons[0]
 
 
-def _aimed(common: Unrolled, aim: Aim, images: StoredImages, labels: StoredLabels, index: Index) -> Unrolled:
-    """`common` for the targets of one aim, with clean images from all but the poisons."""
-    others = np.setdiff1d(np.arange(len(labels)), index)
-    if not 0 <= common.clean_count <= len(others):
-        raise ValueError(f"clean_count is {common.clean_count}; there are {len(others)} clean images")
+def _aimed(common: Unrolled, aim: Aim, count: int, crafting: Crafting) -> Unrolled:
+    """`common` for the targets of one aim; of the `count` training images all but its poisons are clean."""
     wanted = jnp.full(len(aim.targets), aim.target, jnp.int32)
     aimed = dataclasses.replace(common, targets=jnp.asarray(aim.targets.images), wanted=wanted)
     if not common.clean_count:
         return aimed
-    clean, clean_labels = jnp.asarray(images[others]), jnp.asarray(labels[others], jnp.int32)
-    return dataclasses.replace(aimed, clean=clean, clean_labels=clean_labels)
-
-
-def _refreshed(jobs, refresh, step, key):
-    """The jobs on members that have moved on, the same for all of them."""
-    objective = jobs[0][0]
-    fresh = replaced(refresh(objective.applies, objective.members, step, key), objective.members, "refresh")
-    return [(objective.with_surrogate(*fresh), crafting) for objective, crafting in jobs]
+    others = np.setdiff1d(np.arange(count), np.asarray(crafting.index))
+    return dataclasses.replace(aimed, others=jnp.asarray(others, jnp.int32))

@@ -1,6 +1,6 @@
 """Craftings of several targets, each with poisons of its own, side by side in one program."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
@@ -17,7 +17,7 @@ Job = tuple[Objective, Crafting]
 
 
 def advance_each(
-    jobs: Sequence[Job],
+    prepare: Callable[[int], Job],
     states: Sequence[Progress],
     steps: int,
     together: int | None = None,
@@ -26,8 +26,8 @@ def advance_each(
     """`advance` for each of several targets: each moves as it would alone.
 
     Args:
-      jobs: objective and crafting of each target, alike but for their arrays. Arrays that all of them share (the
-        weights of a surrogate) are kept once.
+      prepare: the number of a target to its objective and crafting, which are alike but for their arrays; called when
+        its turn comes. Arrays that all of them share (the weights of a surrogate) are kept once.
       states: where each stands.
       steps: further steps of each.
       together: how many of them run side by side; memory grows with it. None: one on CPU, where more are no faster,
@@ -43,12 +43,13 @@ def advance_each(
     check_whole(targets_together=together)
     if together is not None and together < 1:
         raise ValueError(f"targets_together is {together}; it must be at least 1")
-    size = together or (1 if jax.default_backend() == "cpu" else len(jobs))
+    size = together or (1 if jax.default_backend() == "cpu" else len(states))
     moved, values = [], []
-    for first in range(0, len(jobs), size):
-        part = slice(first, first + size)
-        report = loop.part_of(progress, first * steps, len(jobs) * steps, len(jobs[part]))
-        one, of_one = _advance_together(jobs[part], states[part], steps, report)
+    for first in range(0, len(states), size):
+        part = range(first, min(first + size, len(states)))
+        report = loop.part_of(progress, first * steps, len(states) * steps, len(part))
+        jobs = [prepare(number) for number in part]
+        one, of_one = _advance_together(jobs, [states[number] for number in part], steps, report)
         moved += one
         values += of_one
     return moved, values

@@ -116,7 +116,7 @@ def _given(bases, labels, of_base, base) -> Index:
         raise ValueError(f"bases are {bases.shape} up to {bases.max(initial=0)}; positions are 0 … {len(labels) - 1}")
     if not of_base[bases].all():
         wrong = bases[np.argmin(of_base[bases])]
-        raise ValueError(f"base {wrong} is of class {labels[wrong]}; poisons must be of the intended class {base}")
+        raise ValueError(f"base {wrong} is of class {labels[wrong]}; poisons must be of class {base}")
     # Two of the benchmark's published setups name an image twice; a data set has room for one poison of it.
     first = np.sort(np.unique(bases, return_index=True)[1])
     return bases[first].astype(np.int64)

@@ -28,7 +28,8 @@ class Unrolled:
       applies, members: one callable and one tree of parameters for each member.
       targets, wanted: stored images of the targets, uint8 [T, H, W, C], and the class that each shall get.
       view: what training sees of poisons.
-      clean, clean_labels: stored images [M, H, W, C] and labels from which clean rows are drawn, or None.
+      clean, clean_labels: stored images [N, H, W, C] and labels from which clean rows are drawn, or None.
+      others: positions [M] of those that may be drawn; None: all.
       inner_rate: of the unrolled steps.
       unroll: how many.
       criterion, depths: of the targets; at the "last" depth or the "mean" of depths 1 … K.
@@ -45,8 +46,9 @@ class Unrolled:
     targets: UInt8[Array, "targets height width channels"]
     wanted: Int[Array, "targets"]
     view: View = View()
-    clean: UInt8[Array, "others height width channels"] | None = None
-    clean_labels: Int[Array, "others"] | None = None
+    clean: UInt8[Array, "clean height width channels"] | None = None
+    clean_labels: Int[Array, "clean"] | None = None
+    others: Int[Array, "others"] | None = None
     inner_rate: Any = 0.1
     unroll: int = static(default=2)
     criterion: str = static(default="xent")
@@ -101,7 +103,9 @@ class Unrolled:
             total = RowLosses(apply, self.view, self.draws)(params, delta, rows).sum()
             count += len(crafting.index)
         if self.clean is not None and self.clean_labels is not None and self.clean_count:
-            chosen = jax.random.choice(named(key, "clean"), len(self.clean), (self.clean_count,), replace=False)
+            others = jnp.arange(len(self.clean)) if self.others is None else self.others
+            drawn = jax.random.choice(named(key, "clean"), len(others), (self.clean_count,), replace=False)
+            chosen = others[drawn]
             logits = apply(params, lax.stop_gradient(self.clean[chosen].astype(jnp.float32) / 255))
             labels = self.clean_labels[chosen]
             total = total + optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()

@@ -252,7 +252,7 @@ def test_a_poisoned_linear_layer_takes_the_target_for_the_class(digits, tmp_path
             {"bases": np.zeros((2, 3), int)},
             r"^bases are \(2, 3\); one axis, or with separately a row for each of 1 targets",
         ),
-        ({"bases": np.array([0])}, r"^base 0 is of class 0; poisons must be of the intended class 7$"),
+        ({"bases": np.array([0])}, r"^base 0 is of class 0; poisons must be of class 7$"),
         ({"objective": "cosine"}, r"^objective is 'cosine'; known: relative, relative_squared, mean_squared$"),
         ({"optimizer": "lion"}, r"^optimizer is 'lion'; known: signed_adam, sign_then_adam, adam, sgd$"),
         ({"start": "ones"}, r"^start is 'ones'; known: zero, normal$"),

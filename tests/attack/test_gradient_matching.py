@@ -166,6 +166,11 @@ def test_members_of_other_structures_have_their_own_output_layer(surrogate, digi
     assert first_loss([(apply, params), (other, turned)]) == pytest.approx(sum(alone), rel=1e-4)
 
 
+def test_poisons_of_a_third_class(surrogate, digits, targets):
+    poison = craft(surrogate, digits, targets, base=5, steps=1)
+    assert poison.how["base"] == 5 and poison.target == 3 and (poison.labels == 5).all()
+
+
 def test_poisons_of_any_class(surrogate, digits, targets):
     poison = craft(surrogate, digits, targets, base="any", count=60, steps=15)
     labels = digits[1][:1000][poison.index]
