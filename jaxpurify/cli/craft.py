@@ -82,6 +82,8 @@ def main(arguments: list[str]) -> int | None:
     from jaxpurify.networks.stored import load_network
 
     entry, settings = attack_options(options.attack, options.target)
+    if options.setup is None and options.trial:
+        raise ValueError(f"--trial {options.trial} goes with --setup, the file of trials")
     dataset = setup = None
     if options.setup is not None:
         dataset = load_source(options.source, size=options.size)

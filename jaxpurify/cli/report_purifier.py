@@ -70,6 +70,9 @@ def main(arguments: list[str]) -> int | None:
         raise ValueError(f"no poison of {options.poison} differs from its image in {options.source}; is it of another?")
     purifier = make_purifier(options.purifier, dataset.images.shape[1:])
     energy = _energy(options, purifier, dataset.images.shape[1:])
+    for part in parts(purifier):
+        if options.steps and not part.possible(options.steps):
+            raise ValueError(f"--steps {' '.join(map(str, options.steps))}; {part.name} are at most {part.most}")
     whole = purifier
     purifier = whole.purifier if isinstance(whole, TopEnergy) else whole
 
@@ -87,8 +90,8 @@ def main(arguments: list[str]) -> int | None:
         for number, part in enumerate(parts(purifier)):
             name = part.name if part.name not in crossings else f"{part.name}, part {number + 1}"
             steps = part.possible(options.steps) if options.steps else part.grid()
-            if not steps:
-                raise ValueError(f"--steps {' '.join(map(str, options.steps))}; {name} are at most {part.most}")
+            if not steps:  # a chain of no steps, say
+                continue
             found = crossing(
                 part.at,
                 *pair,

@@ -97,7 +97,8 @@ def write_benchmark(
       force: replace the folder if it was written by this library.
 
     Raises:
-      ValueError: no targets, no poison, or `positions` of another length.
+      ValueError: no targets, no poison, poisons of another class than the attacker's, which these files take from
+        them, or `positions` of another length.
     """
     targets = poison.targets
     if targets is None:
@@ -105,6 +106,9 @@ def write_benchmark(
     index = poison.index if positions is None else np.asarray(positions)
     if index.shape != (len(poison),) or not len(poison):
         raise ValueError(f"positions have shape {index.shape}; one for each of {len(poison)} poisons, at least one")
+    if poison.labels[0] != poison.target:
+        classes = f"poisons of class {poison.labels[0]} for the attacker's class {poison.target}"
+        raise ValueError(f"{classes}; these files have one class for both")
     patch, shown = _patch_of(poison.trigger), targets.images
     if poison.trigger is not None and patch is None:
         shown = _triggered(poison.trigger, shown)

@@ -145,6 +145,7 @@ def test_narcissus_through_two_steps_of_an_energy(archive, here, energy_weights)
         ("brighten(target=0)", (), "attack 'brighten(target=0)' needs --targets SOURCE and --target-index"),
         ("brighten(target=0)", ("--targets", "npz:data.npz"), "needs --targets SOURCE and --target-index"),
         ("badnets(count=1, target=1)", ("--target-index", "3"), "uses no --targets"),
+        ("badnets(count=1, target=1)", ("--trial", "3"), "--trial 3 goes with --setup"),
         ("brighten(target=0)", ("--targets", "npz:data.npz", "--target-index", "3"), "of that class already"),
         ("brighten(target=0)", ("--targets", "npz:data.npz", "--target-index", "20"), "positions are 0 … 19"),
         ("brighten(target=0, targets=1)", (), "no option 'targets'; known: target, amount"),

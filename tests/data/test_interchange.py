@@ -82,6 +82,13 @@ def test_what_is_written_is_what_the_benchmark_reads(tmp_path):
     assert label == 3 and np.array_equal(np.asarray(picture), TEST[7])
 
 
+def test_poisons_of_a_third_class_have_no_place_in_these_files(tmp_path):
+    third = Poison(POISONS, LABELS[INDEX], INDEX, 2, None, {}, TARGETS)
+    with pytest.raises(ValueError, match=r"^poisons of class 1 for the attacker's class 2; these files have one class"):
+        write_benchmark(tmp_path / "0", third)
+    assert not (tmp_path / "0").exists()
+
+
 def test_pictures_without_colour(tmp_path):
     targets = Targets(TARGETS.images[..., :1], TARGETS.labels, TARGETS.index)
     gray = Poison(POISONS[..., :1], LABELS[INDEX], INDEX, 1, None, {}, targets)
