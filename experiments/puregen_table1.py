@@ -129,7 +129,9 @@ class Config:
         if self.protocol != "paper" and (self.ebm_weights or self.ddpm_weights):
             raise ValueError(f"protocol {self.protocol} uses the bundled models; leave weights out, or use paper")
         columns = COLUMNS[self.protocol]
-        if self.defences:
+        if self.defences and self.seeds:
+            columns = ((self.defences, len(self.seeds)),)
+        elif self.defences:
             seeds_of = {name: count for names, count in columns for name in names}
             counts = dict.fromkeys(seeds_of.get(name, 10) for name in self.defences)
             columns = tuple(

@@ -51,6 +51,8 @@ def test_variants_of_an_attacker_differ_in_knowledge_alone():
 def test_columns_have_their_own_seeds():
     few, many = puregen_table1.Config(protocol="cpu-small", defences=("jpeg-25", "ebm", "jpeg-75")).scenarios()
     assert (len(few.seeds), len(few.defences), len(many.seeds), many.defences) == (10, 2, 30, ("langevin(steps=150)",))
+    (mixed,) = puregen_table1.Config(protocol="cpu-small", defences=("jpeg-25", "ebm"), seeds=(3,)).scenarios()
+    assert len(mixed.defences) == 2 and mixed.seeds == (3,)
     with pytest.raises(ValueError, match="protocol cpu uses the bundled models; leave weights out, or use paper"):
         puregen_table1.Config(ebm_weights="e.safetensors").scenarios()
 

@@ -92,13 +92,13 @@ def adaptive_purifier(options: dict[str, Any], shape: tuple[int, ...]) -> Adapti
     return Adaptive(make_purifier(options["through"], shape), mode, steps, options.get("gradient_difference"))
 
 
-def choose_targets(test: Dataset, key: Key[Array, ""], target: int, count: int) -> Targets:
-    """`count` images of one class other than `target`, class and images drawn with `key`.
+def choose_targets(test: Dataset, key: Key[Array, ""], target: int, count: int, base: Any = None) -> Targets:
+    """`count` images of one class other than `target` and `base`, class and images drawn with `key`.
 
     Raises:
       ValueError: the class drawn has fewer images.
     """
-    others = [label for label in range(len(test.classes)) if label != target]
+    others = [label for label in range(len(test.classes)) if label not in (target, base)]
     true_class = others[int(jax.random.randint(named(key, "class"), (), 0, len(others)))]
     members = np.flatnonzero(test.labels == true_class)
     if len(members) < count:

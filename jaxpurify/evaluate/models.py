@@ -14,7 +14,7 @@ from jaxpurify.defend.projected_gradient import ProjectedGradient
 from jaxpurify.evaluate.counts import Counts
 from jaxpurify.evaluate.embedded import Embedded
 from jaxpurify.evaluate.metrics import accuracy, natural_accuracy
-from jaxpurify.evaluate.protocol import Protocol
+from jaxpurify.evaluate.protocol import Protocol, fine_tuning_settings
 from jaxpurify.evaluate.purified import purify_key
 from jaxpurify.evaluate.purifiers import make_purifier, weights_digest
 from jaxpurify.evaluate.victims import train_victim
@@ -84,8 +84,10 @@ class Models:
 
         if self.training == "linear":  # a second's work, and no network of the catalogue
             return train(f"clean seed {seed}")
-        name = f"clean-{seed}" if self.training == "scratch" else f"clean-{self.training}-{seed}"
-        return self._kept(name, train, self.protocol, self.protocol.config())
+        if self.training == "scratch":
+            return self._kept(f"clean-{seed}", train, self.protocol, self.protocol.config())
+        settings = self.protocol.config() | {"fine_tuning": fine_tuning_settings(self.protocol)}
+        return self._kept(f"clean-{self.training}-{seed}", train, self.protocol, settings)
 
     def surrogate(self, member: int = 0) -> Frozen:
         """The attacker's model, or a member of the ensemble: trained on the public images.

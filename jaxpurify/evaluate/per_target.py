@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxpurify.evaluate.statistics import wilson_interval
-from jaxpurify.evaluate.summary import NONE, circumstances
+from jaxpurify.evaluate.summary import NONE, block_key, circumstances
 from jaxpurify.records import distinct
 
 COLUMNS = ("seed", "image", "taken for class", "victims", "poison success")
@@ -45,15 +45,16 @@ def target_lists(rows: Iterable[Mapping[str, Any]]) -> list[TargetList]:
     for row in distinct(rows):
         if row["attack"] == NONE or row.get("target_hits") is None:
             continue
-        key = (*(row[name] for name in ("attack", "defence", "protocol", "data", "victim")), circumstances(row))
+        key = (row["attack"], row["defence"], *block_key(row), circumstances(row))
         for place, hit in enumerate(row["target_hits"]):
             groups.setdefault(key, {}).setdefault((row["seed"], place), []).append((hit, row.get("target")))
     found = []
-    for (attack, defence, protocol, data, victim, said), members in groups.items():
+    for (attack, defence, protocol, data, victim, training, said), members in groups.items():
         if max(map(len, members.values())) < 2:
             continue
         behind = "undefended" if defence == NONE else defence
-        title = f"{', '.join((attack, *said))}; {behind}; protocol {protocol}, data {data}, victim {victim}"
+        trained = f"{victim}, {training}" if training else victim
+        title = f"{', '.join((attack, *said))}; {behind}; protocol {protocol}, data {data}, victim {trained}"
         targets = [
             Target(seed, place, hits[0][1], sum(hit for hit, _ in hits), len(hits))
             for (seed, place), hits in sorted(members.items())

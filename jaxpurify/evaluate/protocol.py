@@ -25,6 +25,7 @@ from jaxpurify.types import StoredImages
 OF_THE_DATA = ("classes", "channels", "size", "mean", "std")  # options that every network for the same data shares
 CIFAR10 = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2471, 0.2435, 0.2616)}
 SHARED_SIZE = 32 * 32  # values of one image
+FINE_TUNING = 0.001  # of the protocol's learning rate, as in the framework of arXiv:2102.13624
 TINY_IMAGENET = {"mean": (0.4802, 0.4481, 0.3975), "std": (0.2302, 0.2265, 0.2262)}
 
 
@@ -131,6 +132,17 @@ class Protocol:
     def load(self) -> tuple[Dataset, Dataset]:
         """The clean training set and the test set."""
         return load_source(self.train), load_source(self.test)
+
+
+def fine_tuning_recipe(protocol: "Protocol") -> Recipe:
+    """How the protocol fine-tunes: its own recipe for it, or that of victims at a lower rate."""
+    lower = dataclasses.replace(protocol.recipe, learning_rate=FINE_TUNING * protocol.recipe.learning_rate)
+    return protocol.fine_tuning or lower
+
+
+def fine_tuning_settings(protocol: "Protocol") -> dict[str, Any]:
+    """`fine_tuning_recipe` as plain values, part of the rows of fine-tuned victims."""
+    return _settings(fine_tuning_recipe(protocol))
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:

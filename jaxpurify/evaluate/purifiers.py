@@ -80,13 +80,16 @@ def weights_digest(spec: str, shape: Shape) -> str | None:
 
 @functools.lru_cache
 def parts(spec: str, shape: Shape) -> frozenset[str]:
-    """What there is to know of a purifier: hashes of its networks' arrays; without any network, its own text.
+    """What there is to know of a purifier: hashes of its networks' arrays, and stages without any in words.
 
     Langevin dynamics of another length or step size has the same energy, and so the same parts.
     """
-    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(make_purifier(spec, shape)) if np.ndim(leaf) > 1]
-    hashes = {hashlib.sha256(array.tobytes()).hexdigest()[:12] for array in arrays}
-    return frozenset(hashes or {PRESETS.get(spec.strip(), spec)})
+    found: set[str] = set()
+    for part in parse_specs(PRESETS.get(spec.strip(), spec)):
+        stage = _stage(part, shape)
+        arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(stage) if np.ndim(leaf) > 1]
+        found |= {hashlib.sha256(array.tobytes()).hexdigest()[:12] for array in arrays} or {repr(stage)}
+    return frozenset(found)
 
 
 def energy_for(shape: Shape, weights: str | None = None) -> Energy:
@@ -146,7 +149,8 @@ def _langevin(shape: Shape, *, weights: str | None = None, **options: Any) -> Pu
 def _diffusion(shape: Shape, *, weights: str | None = None, schedule: str | None = None, **options: Any) -> Purifier:
     name = weights or bundled_for("noise", shape)
     noise, card = load_weights(name)
-    trained_with = Schedule(**card.get("recipe", {}).get("schedule", {}))
+    stored = card.get("recipe", {}).get("schedule", {})
+    trained_with = Schedule(**stored) if isinstance(stored, dict) else Schedule()  # that of an energy is a name
     if schedule is not None and schedule != trained_with.kind:
         trained_with = Schedule(kind=schedule)
     settings: dict[str, Any] = {**card.get("diffusion", {}), **options}

@@ -6,6 +6,7 @@ import jax
 
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.evaluate.crafting import attack_of
+from jaxpurify.evaluate.protocol import fine_tuning_settings
 from jaxpurify.evaluate.purifiers import Shape, parts, weights_digest
 from jaxpurify.random import named
 
@@ -25,10 +26,14 @@ def row_config(scenario: Any, attack: str, defence: str, seed: int, train: Datas
     # Settings that most tables leave alone are named where they differ, so that earlier rows keep their ids.
     other: dict[str, tuple[Any, Any]] = {"victim_seed": (victim, 0)}
     shape = train.images.shape[1:]
+    if scenario.training == "fine-tune":
+        other["fine_tuning"] = (fine_tuning_settings(scenario.victims), None)
     if attack != NONE:
         other["targets"] = (scenario.targets, 1)
         other["surrogates"] = (scenario.surrogates, 1)
         other["attacker_weights"] = (_attacker_weights(scenario, attack, shape), [])
+        if scenario.training == "linear" and attack_of(attack)[0].sees == "parameters":
+            other["trained"] = ("linear", None)
         if attack_of(attack)[0].needs_surrogate:
             other["surrogate"] = (scenario.attackers.victim, scenario.victims.victim)
             other["surrogate_defence"] = (scenario.surrogate_defence, "")

@@ -245,7 +245,11 @@ class _Grid:
         if entry.needs_targets:
             # Not of the attack's own options: every targeted attack of a seed is after the same images.
             settings["targets"] = choose_targets(
-                self.test, named(jax.random.key(seed), "targets"), settings["target"], self.scenario.targets
+                self.test,
+                named(jax.random.key(seed), "targets"),
+                settings["target"],
+                self.scenario.targets,
+                settings.get("base"),
             )
         if through:
             settings["transform"] = adaptive_purifier(through, self.train.images.shape[1:])
@@ -254,8 +258,9 @@ class _Grid:
             members = tuple(self.models.surrogate(member) for member in range(self.scenario.surrogates))
             surrogate = members if len(members) > 1 else members[0]
         report = functools.partial(self.progress, f"{attack} seed {seed}: crafting")
-        trained = "linear" if self.scenario.training == "linear" else None
-        how: dict[str, Any] = {"retrain": self.retrain, "progress": report, "trained": trained}
+        how: dict[str, Any] = {"retrain": self.retrain, "progress": report}
+        if self.scenario.training == "linear":  # victims keep the features, and so do surrogates
+            how |= {"retrain": None, "trained": "linear"}
         poison = craft(entry, settings, surrogate, self.train, key, **how)
         path.parent.mkdir(exist_ok=True)
         save_poison(path, poison)

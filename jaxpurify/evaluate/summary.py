@@ -89,7 +89,7 @@ def blocks(rows: Iterable[Mapping[str, Any]]) -> list[Block]:
         if missing:
             raise ValueError(f"row {row.get('run_id')!r} lacks {', '.join(missing)}; expected a result row")
     found = []
-    for (protocol, data, victim, training), members in _split(rows, _block_key):
+    for (protocol, data, victim, training), members in _split(rows, block_key):
         attacks = dict(_split(members, _attack_key))
         clean: tuple[Any, ...] = (NONE, None, None, None, ())
         attacks = {clean: attacks.pop(clean, []), **attacks}
@@ -138,7 +138,8 @@ def percent(summary: Summary, runs: int, *, signed: bool = False) -> tuple[str, 
     return mean, " ".join(part for part in (error, partial) if part)
 
 
-def _block_key(row: Mapping[str, Any]) -> tuple[str, ...]:
+def block_key(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Protocol, data, victim and its training in words: rows that differ here are not compared."""
     recipe = (row.get("config") or {}).get("settings", {}).get("recipe", {})
     # A linear victim's new layer is trained by settings of its own.
     training = f"{recipe['epochs']} epochs" if "epochs" in recipe and not row["victim"].endswith("-linear") else ""

@@ -1,7 +1,6 @@
 """The victim of a row: how it is trained, and how often it does what the attacker wants."""
 
 from collections.abc import Callable
-import dataclasses
 from typing import Any
 
 import jax
@@ -11,14 +10,13 @@ from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.poison import Poison, triggered_test_set
 from jaxpurify.evaluate.counts import Counts
 from jaxpurify.evaluate.metrics import poison_success, predict
-from jaxpurify.evaluate.protocol import Protocol
+from jaxpurify.evaluate.protocol import Protocol, fine_tuning_recipe
 from jaxpurify.networks.freeze import Frozen
 from jaxpurify.random import named
 from jaxpurify.train.transfer import fine_tune, linear_transfer
 from jaxpurify.types import StoredImages
 
 TRAININGS = ("scratch", "linear", "fine-tune")
-FINE_TUNING = 0.001  # of the protocol's learning rate, as in the framework of arXiv:2102.13624
 
 
 def train_victim(
@@ -55,8 +53,7 @@ def train_victim(
         return linear_transfer(model, dataset.images, dataset.labels, key, **options)[0]
     if training != "fine-tune":
         raise ValueError(f"training={training!r}; known: {', '.join(TRAININGS)}")
-    slower = dataclasses.replace(protocol.recipe, learning_rate=FINE_TUNING * protocol.recipe.learning_rate)
-    recipe = protocol.fine_tuning or slower
+    recipe = fine_tuning_recipe(protocol)
     settings: dict[str, Any] = {"augment": protocol.augment, "progress": progress}
     return fine_tune(pretrained(), dataset.images, dataset.labels, key, recipe=recipe, classes=classes, **settings)[0]
 

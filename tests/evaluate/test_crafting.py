@@ -64,6 +64,8 @@ def test_what_an_attacker_knows_of_a_purifier():
     energy = ("langevin(steps=150)", "digits-ebm", "langevin(steps=2)|jpeg()", "repeat('langevin(steps=1)', 2)")
     assert all(adaptive(through, defence, scenario, shape) for defence in energy)
     assert not any(adaptive(through, defence, scenario, shape) for defence in ("none", "digits-ddpm", "jpeg()"))
+    assert adaptive("narcissus(count=3, through='jpeg')", "jpeg(quality=50)|langevin(steps=2)", scenario, shape)
+    assert not adaptive("narcissus(count=3, through='jpeg(quality=9)')", "jpeg", scenario, shape)
     assert not adaptive("narcissus(count=3)", "digits-ebm", scenario, shape)
     behind = dataclasses.replace(scenario, surrogate_defence="digits-both")
     assert adaptive("narcissus(count=3)", "digits-ddpm", behind, shape)

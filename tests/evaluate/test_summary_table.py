@@ -177,6 +177,8 @@ def test_hits_of_target_images_have_wilsons_interval():
     thrice[0] |= {"target_hits": [False]}
     assert target_shares(thrice)[0, 0] == pytest.approx(2 / 3)
     assert target_lists(targeted) == []  # one victim of a poison says nothing of its target
+    longer = {**thrice[1], "config": {**thrice[1]["config"], "settings": {"recipe": {"epochs": 9}}}}
+    assert target_lists([thrice[0], longer]) == []  # trained in another way
     (found,) = target_lists(thrice)
     assert [(each.seed, each.hits, each.victims) for each in found.targets][::7] == [(0, 2, 3), (7, 0, 3)]
     assert "| 0 | 0 | – | 2 of 3 | 67 [21, 94] |" in target_markdown(found)
