@@ -30,8 +30,8 @@ def advance_each(
         its turn comes. Arrays that all of them share (the weights of a surrogate) are kept once.
       states: where each stands.
       steps: further steps of each.
-      together: how many of them run side by side; memory grows with it. None: one on CPU, where more are no faster,
-        all of them elsewhere. One after the other they share a compiled program.
+      together: how many of them run side by side; memory grows with it. None: one on CPU, all of them
+        elsewhere. One after the other they share a compiled program.
       progress: called with (finished steps, all steps) of this call, those of all targets added up.
 
     Returns:
