@@ -110,7 +110,17 @@ def advance(
     return state, np.asarray(jax.device_get(values))
 
 
-def craft_step(state, index, objective, crafting):
+def craft_step(
+    state: Progress, index: Any, objective: Objective, crafting: Crafting
+) -> tuple[Progress, Float[Array, "restarts"]]:
+    """One step of every restart: the optimiser's update, projected onto the budget; the objectives before it.
+
+    Args:
+      state: where crafting stands; it counts the steps, so that crafting can pause.
+      index: not used; loops pass it.
+      objective: gives value and gradient for one restart.
+      crafting: the images and how they are perturbed; its key draws each step's and restart's own.
+    """
     del index  # steps are counted in the state, so that crafting can pause
     step_key = jax.random.fold_in(named(crafting.key, "steps"), state.count)
     restarts = jnp.arange(len(state.delta))
