@@ -126,7 +126,8 @@ def craft_step(
     restarts = jnp.arange(len(state.delta))
     keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, restarts)
     values, gradients = _by_groups(state.delta, keys, objective, crafting)
-    updates, moments = crafting.transformation().update(gradients, state.moments, state.delta)
+    optimizer: Any = crafting.transformation()
+    updates, moments = optimizer.update(gradients, state.moments, state.delta)
     delta = project(state.delta + updates, crafting.float_images()[None], crafting.epsilon)
     return Progress(delta, moments, state.count + 1), values
 
