@@ -69,8 +69,8 @@ MATCHING = "gradient_matching(epsilon=16/255, count=250, steps=100, restarts=1, 
 BULLSEYE = "bullseye(epsilon=8/255, count=25, steps=300, learning_rate=0.01)"
 POLYTOPE = "convex_polytope(epsilon=8/255, count=25, steps=300, learning_rate=0.01, coefficient_steps=50)"
 # The attacker's own chain reaches as far as the defender's in a third of its steps; from scratch, where an attack has
-# ten times as many poisons, in a ninth. Its derivative is that of the last two by differences, since the exact one of an
-# energy of ReLU layers is the identity almost everywhere.
+# ten times as many poisons, in a ninth. Its derivative is that of the last two by differences, since the exact one of
+# an energy of ReLU layers is the identity almost everywhere.
 THIRD, NINTH = "'ebm-fast'", "'langevin(steps=17, step_size=0.01857)'"
 
 
