@@ -40,8 +40,8 @@ def purify(
       images: uint8 [N, H, W, C].
       key: consumed; image i uses fold_in(key, index[i]).
       index: position of each image in its source [N]; default 0 … N-1. Pass it when purifying a part.
-      batch_size: images in flight, no more than N rounded up to a power of 2; rounded up to a multiple of the number of
-        devices.
+      batch_size: the most images in flight, rounded up to a multiple of the number of devices. Batches are of one
+        size, and no larger than N images need.
       mesh: devices to use; default all.
       directory: where finished batches are kept, so that the same call continues after a kill. The caller
         removes it once the result is safe.
@@ -63,9 +63,7 @@ def purify(
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; it must be at least 1")
     mesh = data_mesh() if mesh is None else mesh
-    # A few photographs must not cost what a whole batch costs, nor 26 and 28 of them two compiled programs.
-    enough = 1 << max(len(images) - 1, 0).bit_length()
-    batch_size = -(-min(batch_size, enough) // mesh.size) * mesh.size
+    batch_size = _static_batch(len(images), batch_size, mesh.size)
     check_filters(purifier)
     if isinstance(purifier, TopEnergy) and purifier.compat:
         raise ValueError("a filter with compat=True needs to know which images are poisons; use compat_filt")
@@ -104,6 +102,14 @@ def purify(
     while in_flight:
         collect()
     return np.array(result)
+
+
+def _static_batch(count: int, most: int, devices: int) -> int:
+    """The one size of all batches, a multiple of `devices`."""
+    if count <= most:  # a few photographs must not cost a whole batch, nor 26 and 28 of them two compiled programs
+        return -(-min(most, 1 << max(count - 1, 0).bit_length()) // devices) * devices
+    batches = -(-count // (-(-most // devices) * devices))
+    return -(-count // (batches * devices)) * devices  # 1,000 in eight of 125 rather than of 128, the last filled up
 
 
 def _purify_batch(purifier, key, index, images):

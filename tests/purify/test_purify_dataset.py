@@ -73,6 +73,21 @@ def test_there_is_one_batch_shape(stored):
     assert finished == [(8, 21), (16, 21), (21, 21)]
 
 
+@pytest.mark.parametrize(("count", "most", "devices", "calls"), [
+    (21, 16, 1, [11, 11]),  # not 16 and 16, of which 11 are there to fill up
+    (100, 32, 1, [25] * 4),
+    (26, 32, 1, [32]),
+    (30, 7, 4, [8] * 4),
+    (17, 16, 4, [12, 12]),
+])  # fmt: skip
+def test_batches_are_no_larger_than_the_images_need(stored, count, most, devices, calls):
+    CALLS.clear()
+    mesh = data_mesh(jax.devices()[:devices])
+    purified = purify(Darken(), stored[:count], key=KEY, batch_size=most, mesh=mesh)
+    assert calls == CALLS
+    np.testing.assert_array_equal(purified, purify(Darken(), stored[:count], key=KEY, batch_size=128))
+
+
 def test_nothing_to_do(stored, tmp_path):
     assert purify(Darken(), stored[:0], key=KEY).shape == (0, 8, 8, 1)
     assert purify(Darken(), stored[:0], key=KEY, directory=tmp_path / "none").shape == (0, 8, 8, 1)
