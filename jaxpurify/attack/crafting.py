@@ -1,10 +1,12 @@
 """The loop that crafts perturbations within a budget: all restarts in one program, signed Adam, projection."""
 
+import dataclasses
 import math
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, UInt8
 import numpy as np
 import optax
@@ -15,6 +17,7 @@ from jaxpurify.attack.choose import check_whole
 from jaxpurify.attack.signed_adam import decayed, project, sign_then_adam
 from jaxpurify.data.poison import Poison, Targets
 from jaxpurify.random import named
+from jaxpurify.sharding import BATCH_AXES, data_mesh, replicate, shard
 from jaxpurify.struct import static, struct
 from jaxpurify.types import PyTree
 
@@ -47,8 +50,9 @@ class Crafting:
       steps: of the whole schedule.
       decay: whether the rate falls by 10 at the published milestones.
       optimizer: "sign_then_adam" (the gradient's sign, then Adam) or "adam".
-      together: restarts computed side by side, the others after them in the same program; 0: one on CPU, where more
-        at once take longer to compile (eight of ResNet-9 were 1.24 times as fast), all of them elsewhere.
+      together: restarts computed side by side on a device, the others after them in the same program; 0: one on CPU,
+        where more at once take longer to compile and no less time, all of them elsewhere.
+      mesh: the devices that share the restarts; None: one. Set by `advance`.
     """
 
     images: UInt8[Array, "rows height width channels"]
@@ -61,6 +65,7 @@ class Crafting:
     decay: bool = static(default=True)
     optimizer: str = static(default="sign_then_adam")
     together: int = static(default=0)
+    mesh: Mesh | None = static(default=None)
 
     def float_images(self) -> Float[Array, "rows height width channels"]:
         """The images in [0, 1]."""
@@ -105,7 +110,12 @@ def _start(crafting, restarts):
 def advance(
     objective: Objective, crafting: Crafting, state: Progress, steps: int, progress: loop.Report | None = None
 ) -> tuple[Progress, Float[np.ndarray, "_ _"]]:
-    """`steps` further steps of every restart; the state, and the objective [steps, R] before each of them."""
+    """`steps` further steps of every restart; the state, and the objective [steps, R] before each of them.
+
+    As many of this process's devices as can share the restarts evenly compute them, unless the caller has placed the
+    images on devices.
+    """
+    objective, crafting, state = _split_restarts(objective, crafting, state)
     state, values = loop.scan(craft_step, state, steps, objective, crafting, progress=progress)
     return state, np.asarray(jax.device_get(values))
 
@@ -125,11 +135,33 @@ def craft_step(
     step_key = jax.random.fold_in(named(crafting.key, "steps"), state.count)
     restarts = jnp.arange(len(state.delta))
     keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, restarts)
-    values, gradients = _by_groups(state.delta, keys, objective, crafting)
+    gradients_of = _by_groups
+    if crafting.mesh is not None:
+        share, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
+        # Unchecked: else the gradient for weights that all devices hold would be summed over the devices' restarts.
+        gradients_of = jax.shard_map(
+            _by_groups,
+            mesh=crafting.mesh,
+            in_specs=(share, share, whole, whole),
+            out_specs=share,
+            check_vma=False,
+        )
+    values, gradients = gradients_of(state.delta, keys, objective, crafting)
     optimizer: Any = crafting.transformation()
     updates, moments = optimizer.update(gradients, state.moments, state.delta)
     delta = project(state.delta + updates, crafting.float_images()[None], crafting.epsilon)
     return Progress(delta, moments, state.count + 1), values
+
+
+def _split_restarts(objective: Objective, crafting: Crafting, state: Progress) -> tuple[Objective, Crafting, Progress]:
+    """Restarts over devices, everything else on all of them; as it is where there is nothing to share."""
+    devices = jax.local_devices()
+    shares = math.gcd(len(state.delta) // (crafting.together or 1), len(devices))
+    if shares == 1 or crafting.mesh is not None or crafting.images.committed:  # placed by the caller
+        return objective, crafting, state
+    mesh = data_mesh(devices[:shares])
+    state = jax.tree.map(lambda leaf: shard(mesh, leaf) if leaf.ndim else replicate(mesh, leaf), state)
+    return replicate(mesh, objective), dataclasses.replace(replicate(mesh, crafting), mesh=mesh), state
 
 
 def _by_groups(delta, keys, objective, crafting):

@@ -89,9 +89,9 @@ def gradient_matching(
       loss: Φ, a name from `attack.matching.PASSENGERS` or a `Passenger` with its options.
       criterion: of the targets: "xent", "cw", "cw2", or "unxent" (away from their true labels: self-betrayal).
       steps: of the optimiser.
-      restarts: random starts, all in one program.
-      restarts_together: how many of them side by side, a divisor of `restarts`; memory grows with it. None: one on
-        CPU, where more take longer to compile (eight of ResNet-9 were 1.24 times as fast), all of them elsewhere.
+      restarts: random starts, all in one program; this process's devices share them where they can do so evenly.
+      restarts_together: how many of them side by side on a device, a divisor of `restarts`; memory grows with it.
+        None: one on CPU, where more take longer to compile and no less time, all of them elsewhere.
       learning_rate: units of [0, 1]: 0.025 is the published 0.1 standard deviations. The published code multiplies
         it by (mini-batch size / 512) / members; here it is used as it is.
       decay: divide it by 10 after 37.5 %, 62.5 % and 87.6 % of the steps.

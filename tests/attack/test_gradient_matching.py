@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxpurify.attack import crafting
 from jaxpurify.attack.crafting import Crafting
 from jaxpurify.attack.gradient_matching import gradient_matching
 from jaxpurify.attack.matching import Passenger
@@ -109,6 +110,28 @@ def test_restarts_side_by_side_or_one_after_another_are_the_same(surrogate, digi
     for other in results[1:]:
         np.testing.assert_allclose(other.how["last_losses"], results[0].how["last_losses"], rtol=1e-4)
         assert (np.abs(other.images.astype(int) - results[0].images) > 1).mean() < 0.01
+
+
+@pytest.mark.parametrize(("restarts", "together", "devices"), [(4, None, 4), (4, 2, 2), (6, None, 2), (3, None, 1)])
+def test_devices_share_restarts(surrogate, digits, targets, monkeypatch, restarts, together, devices):
+    options = {"steps": 3, "restarts": restarts, "restarts_together": together}
+    options |= {"augment": ContinuousShift(1, fill=0.0, flip=False)}
+    used = []
+
+    best = crafting.best
+
+    def counted(state, values):
+        used.append(len(state.delta.devices()))
+        return best(state, values)
+
+    monkeypatch.setattr(crafting, "best", counted)
+    shared = craft(surrogate, digits, targets, **options)
+    everything = jax.local_devices()
+    monkeypatch.setattr(jax, "local_devices", lambda: everything[:1])
+    alone = craft(surrogate, digits, targets, **options)
+    assert used == [devices, 1]
+    np.testing.assert_allclose(shared.how["last_losses"], alone.how["last_losses"], rtol=1e-4)
+    assert (np.abs(shared.images.astype(int) - alone.images) > 1).mean() < 0.01
 
 
 @pytest.mark.parametrize("side_by_side", [None, 2])
