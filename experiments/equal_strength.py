@@ -5,8 +5,9 @@
 Langevin dynamics of n steps of size e diffuses an image by e √n: steps twice as long reach as far with a quarter of
 them. What the last long steps leave is noise that no further step smooths, so that `COLDER` ones move as far downhill
 (e² n / T is the same) with less of it: how much less was chosen on `train[20000:20096]`, on which as much of a
-perturbation survives 50 of them as the published 150 (0.87), and images keep their sharpness. Diffusion adds the noise of timestep 75 whatever the number of steps back. Rows are appended to
-experiments/results/equal_strength.jsonl; those present are skipped. The first of each family is the published one.
+perturbation survives 50 of them as the published 150 (0.87), and images keep their sharpness. Diffusion adds the noise
+of timestep 75 whatever the number of steps back. Rows are appended to experiments/results/equal_strength.jsonl; those
+present are skipped. The first of each family is the published one.
 
 Receipt (22 November 2026), on two cores of a Xeon (Sapphire Rapids), about 50 minutes for each family: the table in
 README.md. Diffusion: 25 calls for 75 change poison success by -0.6 ± 2.2 points and accuracy by -0.2 ± 0.7 (mean and
