@@ -17,12 +17,14 @@ BATCH_AXES = ("replica", "data")
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None, *, replicas: int = 1) -> Mesh:
-    """A mesh of `replicas` × (all others) over `devices` (default: all of them, on all hosts).
+    """A mesh of `replicas` × (all others) over `devices` (default: all of this process).
+
+    Several hosts (`jax.distributed`) do not share a batch: each has a part of the images, or experiments of its own.
 
     Raises:
       ValueError: `replicas` does not divide the number of devices.
     """
-    devices = jax.devices() if devices is None else list(devices)
+    devices = jax.local_devices() if devices is None else list(devices)
     if replicas < 1 or len(devices) % replicas:
         raise ValueError(f"replicas={replicas} does not divide {len(devices)} devices")
     shape = (replicas, len(devices) // replicas)
@@ -30,8 +32,8 @@ def data_mesh(devices: Sequence[jax.Device] | None = None, *, replicas: int = 1)
 
 
 def batch_mesh(batch_size: int) -> Mesh:
-    """A mesh of as many of the devices as can share a batch evenly."""
-    return data_mesh(jax.devices()[: math.gcd(batch_size, jax.device_count())])
+    """A mesh of as many of this process's devices as can share a batch evenly."""
+    return data_mesh(jax.local_devices()[: math.gcd(batch_size, jax.local_device_count())])
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:

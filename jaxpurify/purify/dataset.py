@@ -39,10 +39,11 @@ def purify(
         `images` first; the ranking is kept in `directory` with the rest.
       images: uint8 [N, H, W, C].
       key: consumed; image i uses fold_in(key, index[i]).
-      index: position of each image in its source [N]; default 0 … N-1. Pass it when purifying a part.
+      index: position of each image in its source [N]; default 0 … N-1. Pass it when purifying a part: of several
+        hosts, each purifies its own.
       batch_size: the most images in flight, rounded up to a multiple of the number of devices. Batches are of one
         size, and no larger than N images need.
-      mesh: devices to use; default all.
+      mesh: devices to use; default all of this process.
       directory: where finished batches are kept, so that the same call continues after a kill. The caller
         removes it once the result is safe.
       progress: called with (finished images, all images) after every batch.

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -181,6 +182,44 @@ energy = load_network(folder + "/energy.safetensors")[0]
 purify(Langevin(energy, 0.02, 1e-3, 3), images, key=jax.random.key(2), batch_size=16,
        directory=folder + "/partial", progress=progress)
 """
+
+
+HOST = """
+import sys
+import jax, numpy as np
+from jaxpurify.networks.stored import load_network
+from jaxpurify.purify.dataset import purify
+from jaxpurify.purify.langevin import Langevin
+
+folder, number = sys.argv[1], int(sys.argv[2])
+jax.config.update("jax_num_cpu_devices", 2)
+jax.distributed.initialize(sys.argv[3], 2, number)
+assert (jax.device_count(), jax.local_device_count()) == (4, 2)
+images = np.load(folder + "/images.npy")
+own = np.arange(len(images))[number::2]
+energy = load_network(folder + "/energy.safetensors")[0]
+purified = purify(Langevin(energy, 0.02, 1e-3, 3), images[own], key=jax.random.key(2), index=own, batch_size=16)
+np.save(f"{folder}/{number}.npy", purified)
+"""
+
+
+def test_hosts_purify_their_own_parts(energies, stored, tmp_path):
+    np.save(tmp_path / "images.npy", stored[:50])
+    options = {"features": 4, "channels": 1, "size": 8}
+    save_network(tmp_path / "energy.safetensors", energies[0], network="conv_energy", options=options)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    hosts = [
+        subprocess.Popen([sys.executable, "-c", HOST, str(tmp_path), str(number), address], env=environment)
+        for number in range(2)
+    ]
+    assert [host.wait(timeout=300) for host in hosts] == [0, 0]
+    parts = [np.load(tmp_path / f"{number}.npy") for number in range(2)]
+    whole = purify(Langevin(energies[0], 0.02, 1e-3, 3), stored[:50], key=KEY)
+    for number, part in enumerate(parts):
+        assert np.abs(part.astype(int) - whole[number::2]).max() <= 1
 
 
 def test_a_killed_process_is_continued_by_another(energies, stored, tmp_path):
