@@ -1,12 +1,12 @@
 """Clean image training sets of data poisoning before training, and measure how far that works.
 
-Packages: `data`, `networks`, `purify`, `attack`, `train`, `generate`, `evaluate`. The names that every program needs
-are here as well. Both are imported when they are first used, so that the command line can answer at once.
+Packages: `data`, `networks`, `purify`, `attack`, `select`, `train`, `generate`, `defend`, `evaluate`. The names that
+every program needs are here as well. Both are imported when first used, so that the command line can answer at once.
 """
 
 import importlib
 
-_PACKAGES = ("attack", "data", "evaluate", "generate", "networks", "purify", "train")
+_PACKAGES = ("attack", "data", "defend", "evaluate", "generate", "networks", "purify", "select", "train")
 _NAMES = {
     "Dataset": "jaxpurify.data.dataset",
     "Poison": "jaxpurify.data.poison",

@@ -20,6 +20,8 @@ import subprocess
 import sys
 from typing import Any, NamedTuple
 
+from jaxpurify.destination import replacing
+
 try:
     import fcntl
 except ImportError:  # Windows has no advisory locks; a single appending process is safe without one.
@@ -173,12 +175,8 @@ def to_parquet(path_jsonl: StrPath, path_parquet: StrPath) -> None:
     rows = read_rows(path_jsonl)
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: _column([row.get(name) for row in rows]) for name in names}
-    temporary = f"{os.fspath(path_parquet)}.{os.getpid()}.tmp"
-    try:
+    with replacing(Path(path_parquet), force=True) as temporary:
         pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
-        os.replace(temporary, path_parquet)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def summarise(

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "jaxpurify"
 FILES = sorted(ROOT.rglob("*.py"))
-BASE = ("struct", "types", "random", "loop", "sharding", "records", "checkpoint")
+BASE = ("struct", "types", "random", "loop", "sharding", "destination", "records", "checkpoint")
 # A package imports from its own layer's list and from everything before it, its own package included.
 LAYERS = (BASE, ("networks", "data"), ("weights",), ("purify", "attack", "select"), ("train",))
 LAYERS += (("generate", "defend", "certify"), ("evaluate",), ("cli", "__main__"))

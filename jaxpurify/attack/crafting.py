@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, UInt8
 import numpy as np
 import optax
@@ -17,7 +17,7 @@ from jaxpurify.attack.choose import check_whole
 from jaxpurify.attack.signed_adam import decayed, project, sign_then_adam
 from jaxpurify.data.poison import Poison, Targets
 from jaxpurify.random import named
-from jaxpurify.sharding import BATCH_AXES, data_mesh, replicate, shard
+from jaxpurify.sharding import by_shares, data_mesh, replicate, shard
 from jaxpurify.struct import static, struct
 from jaxpurify.types import PyTree
 
@@ -135,18 +135,11 @@ def craft_step(
     step_key = jax.random.fold_in(named(crafting.key, "steps"), state.count)
     restarts = jnp.arange(len(state.delta))
     keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, restarts)
-    gradients_of = _by_groups
-    if crafting.mesh is not None:
-        share, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
-        # Unchecked: else the gradient for weights that all devices hold would be summed over the devices' restarts.
-        gradients_of = jax.shard_map(
-            _by_groups,
-            mesh=crafting.mesh,
-            in_specs=(share, share, whole, whole),
-            out_specs=share,
-            check_vma=False,
-        )
-    values, gradients = gradients_of(state.delta, keys, objective, crafting)
+    rows = (state.delta, keys)
+    if crafting.mesh is None:
+        values, gradients = _by_groups(rows, objective, crafting)
+    else:
+        values, gradients = by_shares(crafting.mesh, _by_groups, rows, objective, crafting)
     optimizer: Any = crafting.transformation()
     updates, moments = optimizer.update(gradients, state.moments, state.delta)
     delta = project(state.delta + updates, crafting.float_images()[None], crafting.epsilon)
@@ -164,8 +157,9 @@ def _split_restarts(objective: Objective, crafting: Crafting, state: Progress) -
     return replicate(mesh, objective), dataclasses.replace(replicate(mesh, crafting), mesh=mesh), state
 
 
-def _by_groups(delta, keys, objective, crafting):
-    """The objective's values [R] and gradients [R, …], some restarts at a time."""
+def _by_groups(rows, objective, crafting):
+    """The objective's values [R] and gradients [R, …] for deltas and keys [R], some restarts at a time."""
+    delta, keys = rows
     restarts = len(delta)
     together = crafting.together or (1 if jax.default_backend() == "cpu" else restarts)
     if together >= restarts:

@@ -3,11 +3,11 @@
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from jaxpurify.cli.options import check_output, check_place, check_seed, check_two_classes, read_options
+from jaxpurify.cli.options import Source, check_output, check_place, check_seed, check_two_classes, read_options
 from jaxpurify.cli.progress import progress_display
 
 
@@ -18,7 +18,8 @@ class Options:
     Attributes:
       attack: e.g. "badnets(count=100)"; `jaxpurify list` shows all with their options. Surrogates stay as they are:
         sleeper_agent trains them again in grids (`jaxpurify evaluate`) only.
-      source: digits, tfds:NAME/SPLIT, folder:PATH or npz:PATH, each with an optional slice such as [:1000].
+      source: digits, tfds:NAME/SPLIT, folder:PATH, npz:PATH, cinic10:PATH/SPLIT or tiny-imagenet:PATH/SPLIT,
+        each with an optional slice such as [:1000].
       out: the .npz file of the poison, or its folder.
       format: npz is our own file. benchmark is a folder that the poisoning benchmark reads; it needs --targets, and
         the indices in it are positions in SOURCE.
@@ -40,8 +41,8 @@ class Options:
       force: replace what is written if it exists.
     """
 
-    attack: tyro.conf.Positional[str]
-    source: tyro.conf.Positional[str]
+    attack: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ATTACK")]
+    source: Source
     out: Path
     surrogate: tuple[Path, ...] = ()
     target: int | None = None
@@ -64,12 +65,14 @@ def main(arguments: list[str]) -> int | None:
     """Runs the command."""
     options = read_options(Options, arguments, command="craft")
     check_seed(options.seed)
+    places = {"force": options.force, "source": options.source}
+    places["reads"] = (*options.surrogate, *filter(None, (options.setup,)))
     if options.format == "npz":
-        check_output(options.out, force=options.force, source=options.source, suffix=".npz")
+        check_output(options.out, suffix=".npz", **places)
     else:
-        check_place(options.out, force=options.force, source=options.source)
+        check_place(options.out, **places)
     if options.apply_to is not None:
-        check_place(options.apply_to, force=options.force, source=options.source)
+        check_place(options.apply_to, **places)
         if options.apply_to.resolve() == options.out.resolve():
             raise ValueError(f"{options.out} cannot hold both the poison and the poisoned data; name two places")
 
@@ -79,7 +82,6 @@ def main(arguments: list[str]) -> int | None:
     from jaxpurify.data.poison import poison_dataset, save_poison
     from jaxpurify.data.sources import check_save, load_source, save_dataset
     from jaxpurify.evaluate.crafting import ADAPTIVE, adaptive_purifier, craft
-    from jaxpurify.networks.stored import load_network
 
     entry, settings = attack_options(options.attack, options.target)
     if options.setup is None and options.trial:
@@ -96,8 +98,8 @@ def main(arguments: list[str]) -> int | None:
         wanted = "needs --surrogate FILE.safetensors" if entry.needs_surrogate else "uses no --surrogate"
         raise ValueError(f"attack {options.attack!r} {wanted}")
     _check_targets(options, entry)
-    members = tuple(load_network(path)[0] for path in options.surrogate)
     dataset = load_source(options.source, size=options.size) if dataset is None else dataset
+    members = tuple(_classifier(path, dataset.images.shape[1:]) for path in options.surrogate)
     check_two_classes(dataset.labels, options.source)
     targets = None if options.targets is None else _load_targets(options, dataset, settings.get("target"), setup)
     if entry.needs_targets:
@@ -145,6 +147,22 @@ def attack_options(spec: str, target: int | None = None) -> tuple[Any, dict[str,
         if settings.setdefault("target", target) != target:
             raise ValueError(f"attack {spec!r} and --target {target} name two targets")
     return entry, settings
+
+
+def _classifier(path, shape):
+    """The network of a file, which must answer images of `shape` with logits."""
+    import jax
+
+    from jaxpurify.networks.stored import load_network
+
+    network = load_network(path)[0]
+    try:
+        answer = jax.eval_shape(network, jax.ShapeDtypeStruct((2, *shape), "float32")).shape
+    except (TypeError, ValueError):  # a noise predictor takes timesteps too; other channels
+        answer = ()
+    if len(answer) != 2:
+        raise ValueError(f"--surrogate {path} holds no classifier of images of {shape}; `jaxpurify train` makes one")
+    return network
 
 
 def _trial(options, entry, settings, labels):

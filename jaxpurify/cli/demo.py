@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
 
     start = time.perf_counter()
     scenario = preset("demo", seeds=tuple(range(1, 1 + options.seeds)))
-    print("Scanned digits: two attacks, each against five defences; generative models never saw the training set.")
+    print("Scanned digits: two attacks, each against four defences; generative models never saw the training set.")
     with progress_display() as progress:
         results = run_scenario(scenario, options.out, progress=progress)
         progress("drawing the report", 0, 1)

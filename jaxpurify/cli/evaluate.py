@@ -23,11 +23,11 @@ class Options:
       out: folder of results.jsonl, report.html and everything that is kept in between; default runs/NAME of the
         preset or protocol.
       preset: a grid that has a name; the flags below change parts of it.
-      protocol: data, victim and its training: demo, cpu, cpu-small or paper.
+      protocol: data, victim and its training, such as demo, cpu, cpu-small or paper; `jaxpurify list` shows all.
       attack: attack specs, e.g. "narcissus(epsilon=16/255, count=500)"; can be given several times.
       defence: purifier specs, e.g. "jpeg(quality=50)" puregen-ebm; can be given several times.
-      seeds: how many seeds; each is one poison and its victims.
-      seed: the first of them.
+      seeds: how many seeds; each is one poison and its victims. Default as the preset has them, else 1.
+      seed: the first of them; default as the preset has it, else 0.
       victim_seeds: victims trained on each poisoned set, each a row of its own.
       trigger_scale: strength of additive triggers at test, times that in training.
       training: of victims: scratch, linear (a new last layer on the attacker's features) or fine-tune.
@@ -46,7 +46,7 @@ class Options:
     attack: Specs = ()
     defence: Specs = ()
     seeds: int | None = None
-    seed: int = 0
+    seed: int | None = None
     victim_seeds: int = 1
     trigger_scale: float | None = None
     training: str = "scratch"
@@ -65,9 +65,6 @@ def main(arguments: list[str]) -> int | None:
         raise ValueError("neither --preset nor --protocol is given; `jaxpurify list` shows the known ones")
     if options.seeds is not None and options.seeds < 1:
         raise ValueError(f"seeds {options.seeds}; at least 1 is needed")
-    check_seed(options.seed)
-    check_seed(options.seed + (options.seeds or 1) - 1)
-
     if options.out is not None and options.out.exists() and not options.out.is_dir():
         raise ValueError(f"{options.out} is a file; rows, page and models go to a folder")
 
@@ -112,7 +109,7 @@ def checked_scenario(options: Options) -> Any:
         "protocol": options.protocol,
         "attacks": tuple(itertools.chain(*options.attack)) or None,
         "defences": tuple(itertools.chain(*options.defence)) or None,
-        "seeds": tuple(range(options.seed, options.seed + (options.seeds or len(chosen.seeds)))),
+        "seeds": _seeds(options, chosen.seeds),
         "trigger_scale": options.trigger_scale,
     }
     chosen = dataclasses.replace(chosen, **{name: value for name, value in changed.items() if value is not None})
@@ -133,3 +130,12 @@ def checked_scenario(options: Options) -> Any:
         for spec in defences:
             make_purifier(spec, shape)
     return scenario
+
+
+def _seeds(options: Options, usual: tuple[int, ...]) -> tuple[int, ...]:
+    """The seeds that the options name, of which the others are those of the preset."""
+    first = next(iter(usual), 0) if options.seed is None else options.seed
+    seeds = tuple(range(first, first + (options.seeds or len(usual))))
+    check_seed(first)
+    check_seed(max(seeds, default=first))
+    return usual if options.seed is None and options.seeds is None else seeds

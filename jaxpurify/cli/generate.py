@@ -17,11 +17,12 @@ import tyro
 
 from jaxpurify import checkpoint
 from jaxpurify.cli.network import make_network, network_options
-from jaxpurify.cli.options import check_output, check_seed, read_options, sibling
+from jaxpurify.cli.options import Source, check_output, check_seed, read_options, sibling
 from jaxpurify.cli.progress import progress_display
 from jaxpurify.data.augment import Flip
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.sources import load_source
+from jaxpurify.destination import replacing
 from jaxpurify.generate.diffusion import RECIPES as DIFFUSION_RECIPES
 from jaxpurify.generate.diffusion import DiffusionRecipe, train_diffusion
 from jaxpurify.generate.energy import RECIPES as ENERGY_RECIPES
@@ -38,7 +39,8 @@ class Common:
     """What both kinds of model share.
 
     Attributes:
-      source: clean images: digits, tfds:NAME/SPLIT, folder:PATH or npz:PATH, with an optional slice [a:b].
+      source: clean images: digits, tfds:NAME/SPLIT, folder:PATH, npz:PATH, cinic10:PATH/SPLIT or
+        tiny-imagenet:PATH/SPLIT, each with an optional slice such as [:1000].
       out: the .safetensors file to write.
       flip: mirror training images at random.
       size: stretch every image to this height and width first.
@@ -47,7 +49,7 @@ class Common:
       force: replace OUT if it exists.
     """
 
-    source: tyro.conf.Positional[str]
+    source: Source
     out: Path
     flip: bool = False
     size: int | None = None
@@ -199,16 +201,15 @@ def _checkpoints(directory: Path, setting: dict[str, Any]):
             changed = [name for name in setting if setting[name] != record["setting"].get(name)]
             raise ValueError(f"{directory} holds checkpoints of another {', '.join(changed)}; remove it or use another")
         earlier = record["seconds"]
-    elif directory.exists():
+    elif directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
         raise ValueError(f"{directory} is in the way: it is needed for checkpoints and holds something else")
     directory.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
 
     def keep_time() -> float:
         seconds = earlier + time.perf_counter() - start
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"setting": setting, "seconds": seconds}))
-        temporary.rename(path)
+        with replacing(path, force=True) as temporary:
+            temporary.write_text(json.dumps({"setting": setting, "seconds": seconds}))
         return seconds
 
     keep_time()

@@ -41,7 +41,7 @@ def sections() -> list[Section]:
     """Title, column names and rows of every kind of name, as the catalogues hold them."""
     from jaxpurify.attack.catalogue import ATTACKS
     from jaxpurify.cli.network import constructor_parameters
-    from jaxpurify.evaluate.crafting import NOT_IN_SPECS
+    from jaxpurify.evaluate.crafting import ADAPTIVE, NOT_IN_SPECS
     from jaxpurify.evaluate.presets import PRESETS as SCENARIOS
     from jaxpurify.evaluate.protocol import protocol
     from jaxpurify.evaluate.purifiers import PRESETS, PURIFIERS
@@ -56,7 +56,12 @@ def sections() -> list[Section]:
             name,
             attack.summary,
             "needs --surrogate" if attack.needs_surrogate else "",
-            _options(attack.craft, {"apply", "params", "key", "images", "labels", *NOT_IN_SPECS}),
+            ", ".join(
+                (
+                    _options(attack.craft, {"apply", "params", "key", "images", "labels", *NOT_IN_SPECS}),
+                    *(ADAPTIVE if "transform" in attack.options else ()),
+                )
+            ),
             attack.source,
         )
         for name, attack in ATTACKS.items()

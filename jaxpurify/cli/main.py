@@ -18,6 +18,9 @@ COMMANDS = {
     "list": "everything that has a name: attacks, purifiers, networks, presets, weights",
 }
 
+# These keep what is finished; others start anew.
+RESUMED = ("demo", "purify", "generate", "evaluate")
+
 # A command's file is named after it, where that does not hide a builtin.
 FILES = {"list": "list_names"}
 
@@ -50,7 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"jaxpurify {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"jaxpurify {name}: interrupted; run the same command again to continue", file=sys.stderr)
+        again = "run the same command again" + (" to continue" if name in RESUMED else "")
+        print(f"jaxpurify {name}: interrupted; {again}", file=sys.stderr)
         return 130
     except SystemExit as exit:  # --help, or options that the parser refused and has already explained
         return exit.code if isinstance(exit.code, int) else int(exit.code is not None)

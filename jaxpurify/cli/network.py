@@ -28,7 +28,7 @@ def network_options(spec: str, dataset: Dataset, **given: Any) -> tuple[str, dic
       given: options from flags of their own; None is not given. They come before those of the data.
 
     Raises:
-      ValueError: unknown network, or an option that it does not take.
+      ValueError: unknown network, an option that it does not take or that is given twice, another number of classes.
     """
     part = parse_spec(spec)
     if part.name not in NETWORKS:
@@ -42,7 +42,13 @@ def network_options(spec: str, dataset: Dataset, **given: Any) -> tuple[str, dic
     options = {name: value for name, value in options.items() if name in parameters}
     if "classes" in options:
         options |= {"mean": mean, "std": std}
-    options |= {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given:
+        if name in part.options:
+            raise ValueError(f"network {spec!r} and --{name.replace('_', '-')} {given[name]} say the same twice")
+    if part.options.get("classes", options.get("classes")) != options.get("classes"):
+        raise ValueError(f"network {spec!r} for {options['classes']} classes; leave classes out, the data say it")
+    options |= given
     return part.name, {**options, **part.options}
 
 

@@ -1,13 +1,14 @@
 """What all commands share: reading options, seeds and places to write to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import os
 from pathlib import Path
 import shutil
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
+Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
 MOST_SEED = 2**32 - 1
 
 
@@ -26,16 +27,20 @@ def check_seed(seed: int) -> None:
         raise ValueError(f"seed {seed} is out of range; it must be in 0 … {MOST_SEED}")
 
 
-def check_place(path: Path, *, force: bool = False, source: str = "") -> None:
+def check_place(path: Path, *, force: bool = False, source: str = "", reads: Iterable[Path] = ()) -> None:
     """Raises `ValueError` unless something may be written at `path`: call it before long work.
 
     Args:
       path: the file or folder.
       force: it may replace what is there.
       source: the source string that is read; `path` must neither lie in it nor replace it.
+      reads: files that are read too, and must not be replaced either.
     """
-    from jaxpurify.data.destination import check_destination
+    for read in reads:
+        if path.resolve() == read.resolve():
+            raise ValueError(f"{path} is read and would be replaced by what is written; choose another place")
     from jaxpurify.data.sources import source_path
+    from jaxpurify.destination import check_destination
 
     check_destination(path, force=force, source=source_path(source))
     place = _existing_parent(path)
@@ -43,11 +48,13 @@ def check_place(path: Path, *, force: bool = False, source: str = "") -> None:
         raise ValueError(f"{path} cannot be written: no permission to write in {place}")
 
 
-def check_output(path: Path, *, force: bool = False, source: str = "", suffix: str = "") -> None:
+def check_output(
+    path: Path, *, force: bool = False, source: str = "", suffix: str = "", reads: Iterable[Path] = ()
+) -> None:
     """As `check_place`, for one file, whose name must end with `suffix`."""
     if path.suffix != suffix and suffix:
         raise ValueError(f"{path} must end with {suffix}")
-    check_place(path, force=force, source=source)
+    check_place(path, force=force, source=source, reads=reads)
     if path.is_dir():
         raise ValueError(f"{path} is a folder; a file is written here")
 

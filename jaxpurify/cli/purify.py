@@ -7,9 +7,7 @@ import shutil
 import time
 from typing import Any
 
-import tyro
-
-from jaxpurify.cli.options import check_output, check_place, check_seed, check_space, read_options, sibling
+from jaxpurify.cli.options import Source, check_output, check_place, check_seed, check_space, read_options, sibling
 from jaxpurify.cli.progress import Report, progress_display
 
 # What the dataset driver keeps in its working folder; anything else in it belongs to somebody else.
@@ -24,7 +22,8 @@ class Options:
     Killed or interrupted, the same command continues where it stopped (from OUT.partial).
 
     Attributes:
-      source: digits, tfds:NAME/SPLIT, folder:PATH or npz:PATH, each with an optional slice such as [:1000].
+      source: digits, tfds:NAME/SPLIT, folder:PATH, npz:PATH, cinic10:PATH/SPLIT or tiny-imagenet:PATH/SPLIT,
+        each with an optional slice such as [:1000].
       out: the folder or .npz file to write, of the same kind as the source.
       purifier: a preset, or purifiers joined by |, e.g. "langevin(steps=150)|diffusion(timestep=75)";
         `jaxpurify list` shows all.
@@ -35,7 +34,7 @@ class Options:
       report: the HTML page of what changed; default OUT.html.
     """
 
-    source: tyro.conf.Positional[str]
+    source: Source
     out: Path
     purifier: str
     size: int | None = None
@@ -53,7 +52,7 @@ def main(arguments: list[str]) -> int | None:
     _check_places(options, report, partial)
 
     from jaxpurify.data.sources import check_save, load_source
-    from jaxpurify.evaluate.purifiers import make_purifier
+    from jaxpurify.evaluate.purifiers import find_energy, make_purifier
     from jaxpurify.evaluate.report import changes, purify_report
 
     dataset = load_source(options.source, size=options.size)
@@ -99,15 +98,6 @@ def main(arguments: list[str]) -> int | None:
         f"mean change L2 {l2.mean():.3g}, L∞ {linf.mean():.3g}/255; {where}; report {report}"
     )
     return None
-
-
-def find_energy(purifier: Any) -> Any:
-    """The first energy inside a purifier, however it is composed; None where there is none."""
-    if getattr(purifier, "energy", None) is not None:
-        return purifier.energy
-    parts = (*getattr(purifier, "stages", ()), getattr(purifier, "purifier", None))
-    found = (find_energy(part) for part in parts if part is not None)
-    return next((energy for energy in found if energy is not None), None)
 
 
 def _energies(energy: Any, images: Any, what: str, progress: Report) -> Any:

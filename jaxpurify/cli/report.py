@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int | None:
     options = read_options(Options, arguments, command="report")
     path = options.results / "results.jsonl" if options.results.is_dir() else options.results
     if options.out is not None:
-        check_output(options.out, force=options.force)
+        check_output(options.out, force=options.force, suffix=".html", reads=(path,))
 
     from jaxpurify.evaluate.per_target import target_lists, target_markdown
     from jaxpurify.evaluate.table import markdown_table
@@ -48,8 +48,9 @@ def main(arguments: list[str]) -> int | None:
 
     rows = read_rows(path)
     if options.markdown:
+        table = markdown_table(rows)  # first: it refuses what are no rows of results
         others = (*map(matrix_markdown, transfer_matrices(rows)), *map(target_markdown, target_lists(rows)))
-        print("\n".join([markdown_table(rows), *others]))
+        print("\n".join([table, *others]))
     else:
         print_table(rows)
     if options.out is not None:
@@ -69,8 +70,9 @@ def print_table(rows: list) -> None:
 
     console = Console()
     width = console.width if console.is_terminal else 120
+    results = results_table(rows, width=width)  # first: it refuses what are no rows of results
     others = (*map(matrix_table, transfer_matrices(rows)), *map(target_table, target_lists(rows)))
-    for table in (results_table(rows, width=width), *others):
+    for table in (results, *others):
         if console.is_terminal:
             console.print(table)
         else:

@@ -5,9 +5,7 @@ from pathlib import Path
 import time
 from typing import Any
 
-import tyro
-
-from jaxpurify.cli.options import check_output, check_seed, read_options
+from jaxpurify.cli.options import Source, check_output, check_seed, read_options
 from jaxpurify.cli.progress import progress_display
 
 
@@ -30,7 +28,7 @@ class Options:
       force: replace OUT if it exists.
     """
 
-    source: tyro.conf.Positional[str]
+    source: Source
     poison: Path
     purifier: str
     out: Path
@@ -46,7 +44,7 @@ def main(arguments: list[str]) -> int | None:
     """Runs the command."""
     options = read_options(Options, arguments, command="report purifier")
     check_seed(options.seed)
-    check_output(options.out, force=options.force, source=options.source)
+    check_output(options.out, force=options.force, source=options.source, suffix=".html", reads=(options.poison,))
     if options.count < 1:
         raise ValueError(f"count {options.count}; at least 1 image is needed")
     if any(number < 1 for number in options.steps):
@@ -70,6 +68,8 @@ def main(arguments: list[str]) -> int | None:
         raise ValueError(f"no poison of {options.poison} differs from its image in {options.source}; is it of another?")
     purifier = make_purifier(options.purifier, dataset.images.shape[1:])
     energy = _energy(options, purifier, dataset.images.shape[1:])
+    if options.steps and not parts(purifier):
+        raise ValueError(f"--steps {' '.join(map(str, options.steps))}; {options.purifier} has no steps to choose")
     for part in parts(purifier):
         if options.steps and not part.possible(options.steps):
             raise ValueError(f"--steps {' '.join(map(str, options.steps))}; {part.name} are at most {part.most}")
@@ -119,8 +119,7 @@ def main(arguments: list[str]) -> int | None:
 
 def _energy(options: Options, purifier: Any, shape: tuple[int, ...]) -> Any:
     """The energy that the options name, the purifier's own, the bundled one, or None."""
-    from jaxpurify.cli.purify import find_energy
-    from jaxpurify.evaluate.purifiers import energy_for
+    from jaxpurify.evaluate.purifiers import energy_for, find_energy
     from jaxpurify.weights.catalogue import BUNDLED
 
     if options.energy is not None:

@@ -10,7 +10,7 @@ import jax
 import tyro
 
 from jaxpurify.cli.network import make_network, network_options
-from jaxpurify.cli.options import check_output, check_seed, check_two_classes, read_options
+from jaxpurify.cli.options import Source, check_output, check_seed, check_two_classes, read_options
 from jaxpurify.cli.progress import progress_display
 from jaxpurify.data.augment import Compose, Flip, PadCrop
 from jaxpurify.data.sources import load_source
@@ -27,7 +27,8 @@ class Options:
     """Train a classifier.
 
     Attributes:
-      source: training images: digits, tfds:NAME/SPLIT, folder:PATH or npz:PATH, with an optional slice [a:b].
+      source: training images: digits, tfds:NAME/SPLIT, folder:PATH, npz:PATH, cinic10:PATH/SPLIT or
+        tiny-imagenet:PATH/SPLIT, each with an optional slice such as [:1000].
       out: the .safetensors file to write.
       test: test images, as a source.
       network: a network, or a spec such as "resnet9(width=16)"; `jaxpurify list` shows all.
@@ -39,7 +40,7 @@ class Options:
       force: replace OUT if it exists.
     """
 
-    source: tyro.conf.Positional[str]
+    source: Source
     out: Path
     test: str | None = None
     network: str = "resnet9"

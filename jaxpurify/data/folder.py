@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.decode import check_size, decode, encode, stack
-from jaxpurify.data.destination import replacing
+from jaxpurify.destination import replacing
 
 _READ = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm")
 # Images that are not read are an error: leaving them out silently would shrink the data set.

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from jaxpurify.data.destination import replacing
 from jaxpurify.data.image import to_float, to_uint8
 from jaxpurify.data.locate import check_same_shape, exact_positions, level_limit, locate
 from jaxpurify.data.poison import PatchTrigger, Poison, Targets
@@ -21,6 +20,7 @@ from jaxpurify.data.poison_setups import Setup as Setup
 from jaxpurify.data.poison_setups import read_setups as read_setups
 from jaxpurify.data.poison_setups import write_setups as write_setups
 from jaxpurify.data.restricted_pickle import load_pickle
+from jaxpurify.destination import replacing
 
 _PROTOCOL = 4
 

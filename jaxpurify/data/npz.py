@@ -7,8 +7,10 @@ import zlib
 import numpy as np
 
 from jaxpurify.data.dataset import Dataset
-from jaxpurify.data.destination import replacing
 from jaxpurify.data.image import to_uint8
+from jaxpurify.destination import replacing
+
+MOST_CLASSES = 100_000  # that are named after their numbers: a stray label must not make millions of names
 
 
 def read_npz(path: str | Path, rows: slice = slice(None)) -> Dataset:
@@ -33,12 +35,17 @@ def read_npz(path: str | Path, rows: slice = slice(None)) -> Dataset:
     images, labels = arrays["images"], arrays["labels"]
     if not (np.issubdtype(labels.dtype, np.integer) and labels.ndim == 1):
         raise ValueError(f"{path}: labels are {labels.dtype} of shape {labels.shape}; one row of integers needed")
+    if not images.ndim:
+        raise ValueError(f"{path}: images are a single number; an array [N, H, W, C] is needed")
     if len(labels) != len(images):
         raise ValueError(f"{path}: {len(images)} images and {len(labels)} labels; their numbers must be equal")
     if "classes" in arrays:
         classes = tuple(str(name) for name in np.atleast_1d(arrays["classes"]))
     else:
-        classes = tuple(str(label) for label in range(int(labels.max(initial=0)) + 1))
+        most = int(labels.max(initial=0))
+        if most >= MOST_CLASSES:
+            raise ValueError(f"{path}: labels reach {most}, without names of classes; at most {MOST_CLASSES - 1} then")
+        classes = tuple(str(label) for label in range(most + 1))
     try:
         return Dataset(_stored(images[rows]), labels[rows], classes, source=f"npz:{path}")
     except ValueError as error:

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpurify.data.dataset import Dataset, check_images, check_labels
-from jaxpurify.data.destination import replacing
 from jaxpurify.data.image import to_float, to_uint8
 from jaxpurify.data.triggers import TRIGGERS as TRIGGERS
 from jaxpurify.data.triggers import AdditiveTrigger as AdditiveTrigger
@@ -19,6 +18,7 @@ from jaxpurify.data.triggers import ScatteredPatchTrigger as ScatteredPatchTrigg
 from jaxpurify.data.triggers import WarpTrigger as WarpTrigger
 from jaxpurify.data.triggers import check_fits
 from jaxpurify.data.triggers import paste as paste
+from jaxpurify.destination import replacing
 
 _TRIGGER_BATCH = 1000
 

@@ -10,11 +10,11 @@ import zipfile
 import numpy as np
 
 from jaxpurify.data.dataset import Dataset
-from jaxpurify.data.destination import replacing
 from jaxpurify.data.image import to_float, to_uint8
 from jaxpurify.data.locate import check_same_shape, exact_positions, level_limit, locate
 from jaxpurify.data.poison import Poison, Targets, poison_dataset
 from jaxpurify.data.restricted_pickle import load_pickle
+from jaxpurify.destination import replacing
 
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_DEVIATION = (0.2023, 0.1994, 0.2010)

@@ -7,8 +7,8 @@ import pickle
 
 import numpy as np
 
-from jaxpurify.data.destination import replacing
 from jaxpurify.data.restricted_pickle import load_pickle
+from jaxpurify.destination import replacing
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,8 +73,11 @@ def write_setups(path: str | Path, setups: Sequence[Setup], *, force: bool = Fal
 
 
 def _check_bases(what, setup, labels):
-    if setup.base_index.min() < 0 or setup.base_index.max() >= len(labels):
-        raise ValueError(f"{what} has base index {setup.base_index.max()}; there are {len(labels)} training images")
+    if not setup.base_index.size:
+        raise ValueError(f"{what} has no base indices; at least one is needed")
+    outside = setup.base_index[(setup.base_index < 0) | (setup.base_index >= len(labels))]
+    if outside.size:
+        raise ValueError(f"{what} has base index {outside[0]}; there are {len(labels)} training images")
     wrong = np.flatnonzero(labels[setup.base_index] != setup.base_class)
     if len(wrong):
         position = setup.base_index[wrong[0]]

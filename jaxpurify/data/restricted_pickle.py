@@ -290,12 +290,21 @@ def _dtype(kind):
     return kind.dtype
 
 
-def _resolve(value):
-    """The plain value behind what the unpickler built; containers of other kinds cannot occur."""
+def _resolve(value, done=None):
+    """The plain value behind what the unpickler built; containers of other kinds cannot occur.
+
+    `done` holds finished containers by identity: one that occurs twice is resolved once, else a few bytes of nested
+    pairs would keep a reader busy for hours.
+    """
+    done = {} if done is None else done
+    if id(value) in done:
+        return done[id(value)]
     if isinstance(value, dict):
-        return {_resolve(key): _resolve(each) for key, each in value.items()}
+        done[id(value)] = {_resolve(key, done): _resolve(each, done) for key, each in value.items()}
+        return done[id(value)]
     if isinstance(value, list | tuple | set | frozenset | collections.deque):
-        return type(value)(_resolve(each) for each in value)
+        done[id(value)] = type(value)([_resolve(each, done) for each in value])
+        return done[id(value)]
     if hasattr(type(value), "resolve"):
         return value.resolve()
     if value is None or isinstance(value, bool | int | float | complex | str | bytes | bytearray):

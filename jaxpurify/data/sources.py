@@ -10,10 +10,10 @@ import numpy as np
 from jaxpurify.data.cinic10 import read_cinic10
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.decode import check_size, resize
-from jaxpurify.data.destination import check_destination
 from jaxpurify.data.folder import read_folder, write_folder
 from jaxpurify.data.npz import read_npz, write_npz
 from jaxpurify.data.tiny_imagenet import read_tiny_imagenet
+from jaxpurify.destination import check_destination
 
 _SLICE = re.compile(r"\[([^\[\]]*:[^\[\]]*)\]$")
 
@@ -73,8 +73,12 @@ def save_dataset(dataset: Dataset, destination: Path, *, force: bool = False) ->
 def check_save(dataset: Dataset, destination: Path, *, force: bool = False) -> None:
     """Raises the `ValueError` with which `save_dataset` would refuse `destination`: call it before long work."""
     kind, rest, _ = parse_source(dataset.source) if dataset.source else ("npz", "", slice(None))
-    destination = Path(destination)
-    check_destination(destination, force=force, source=_path(kind, rest))
+    destination, source = Path(destination), _path(kind, rest)
+    if kind == "tfds":
+        from jaxpurify.data.tfds import stored_at  # importing TFDS takes about a second
+
+        source = stored_at(rest)
+    check_destination(destination, force=force, source=source)
     if kind not in (*_FOLDERS, "tfds") and destination.is_dir():
         raise ValueError(f"{destination} is a folder; {kind} images are written to one .npz file")
 

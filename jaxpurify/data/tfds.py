@@ -17,7 +17,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.decode import check_size, decode, encode, stack
-from jaxpurify.data.destination import replacing
+from jaxpurify.destination import replacing
 
 _NAME = re.compile(r"(?P<name>[\w./:-]+)/(?P<split>\w+)")
 _CHUNK = 1000
@@ -53,6 +53,15 @@ def read_tfds(path: str, rows: slice = slice(None), *, size: int | None = None) 
     names = [f"example {position}" for position in positions]
     classes = tuple(builder.info.features[label].names)
     return Dataset(stack(images, names), np.array(labels, np.int32), classes, source=f"tfds:{path}")
+
+
+def stored_at(path: str) -> Path:
+    """The folder that holds the files of "NAME/SPLIT".
+
+    Raises:
+      ValueError: the directory, data set or split is absent.
+    """
+    return Path(_open(path)[0].data_path)
 
 
 def write_tfds(
@@ -178,7 +187,7 @@ def _json(path: Path) -> dict[str, Any]:
 def _prepare(path: str) -> str:
     name = path.split("/")[0]
     return (
-        f"set TFDS_DATA_DIR to a TFDS directory that holds it, or prepare it once with "
+        f"set TFDS_DATA_DIR to a TFDS directory that holds it, or prepare it once, with TensorFlow installed, by "
         f"tensorflow_datasets.builder({name!r}, file_format='array_record').download_and_prepare()"
     )
 

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from jaxpurify.destination import replacing
+
 CSS = """
 :root{color-scheme:light dark;--page:#f5f6f8;--card:#fff;--ink:#1b2430;--soft:#5b6775;--line:#e1e5ea;--tint:#f3f6f9;
 --natural:#1f6fb2;--success:#c8511b;--track:#e8ecf0;--accent:#1f6fb2;
@@ -148,16 +150,10 @@ def notes_list(notes: Sequence[str]) -> str:
 
 
 def write_page(path: str | os.PathLike[str], document: str) -> Path:
-    """Writes under a temporary name and renames, so that a reader never meets half a page."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    """Writes the page, in the place of an earlier one; a reader never meets half of it."""
+    with replacing(Path(path), force=True) as temporary:
         temporary.write_text(document, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return Path(path)
 
 
 def duration(seconds: float | int) -> str:

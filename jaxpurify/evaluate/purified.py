@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.poison import Poison, poison_dataset
+from jaxpurify.destination import replacing
 from jaxpurify.purify.compat_filter import compat_filt
 from jaxpurify.purify.dataset import fingerprint, purify
 from jaxpurify.purify.filter import TopEnergy, energies, highest
@@ -77,10 +78,8 @@ class _CleanImages:
                 partial = self.unfinished / run_id({"rows": missing.tolist()})
                 result[missing] = run(self.images[missing], index=missing, directory=partial, progress=progress)
                 finished[missing] = True
-                temporary = self.directory / "purified.tmp"
-                with open(temporary, "wb") as file:
+                with replacing(self.file, force=True) as temporary, open(temporary, "wb") as file:
                     np.savez(file, images=result, finished=finished)
-                temporary.replace(self.file)
                 shutil.rmtree(self.unfinished)
         return result[rows]
 

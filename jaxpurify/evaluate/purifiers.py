@@ -39,9 +39,9 @@ PRESETS: dict[str, str] = {
     "filt-fast": "filt('diffusion(timestep=125, steps=5)', fraction=0.5)",
     "ebm-exact": "puregen-ebm",
     "ebm-fast": "langevin(steps=50, step_size=0.01083)",
-    "digits-ebm": "langevin(steps=150)",
-    "digits-ddpm": "diffusion(timestep=75, steps=15)",
-    "digits-both": "langevin(steps=75)|diffusion(timestep=50, steps=10)",
+    "digits-ebm": "langevin(steps=150, weights='digits-ebm')",
+    "digits-ddpm": "diffusion(timestep=75, steps=15, weights='digits-ddpm')",
+    "digits-both": "langevin(steps=75, weights='digits-ebm')|diffusion(timestep=50, steps=10, weights='digits-ddpm')",
 }
 
 
@@ -79,7 +79,7 @@ def weights_digest(spec: str, shape: Shape) -> str | None:
 
 
 @functools.lru_cache
-def parts(spec: str, shape: Shape) -> frozenset[str]:
+def known_parts(spec: str, shape: Shape) -> frozenset[str]:
     """What there is to know of a purifier: hashes of its networks' arrays, and stages without any in words.
 
     Langevin dynamics of another length or step size has the same energy, and so the same parts.
@@ -98,6 +98,15 @@ def energy_for(shape: Shape, weights: str | None = None) -> Energy:
     energy = load_weights(name)[0]
     _check_kind("energy", name, energy, shape)
     return energy
+
+
+def find_energy(purifier: Purifier) -> Energy | None:
+    """The first energy inside a purifier, however it is composed; None where there is none."""
+    if getattr(purifier, "energy", None) is not None:
+        return purifier.energy
+    parts = (*getattr(purifier, "stages", ()), getattr(purifier, "purifier", None))
+    found = (find_energy(part) for part in parts if part is not None)
+    return next((energy for energy in found if energy is not None), None)
 
 
 def _check_kind(kind: str, name: str, network: Any, shape: Shape) -> None:
@@ -162,18 +171,24 @@ def _diffusion(shape: Shape, *, weights: str | None = None, schedule: str | None
     return purifier
 
 
-def _repeat(shape: Shape, spec: str, count: int) -> Purifier:
-    return Repeat(make_purifier(spec, shape), count)
+def _repeat(shape: Shape, spec: Any, count: int) -> Purifier:
+    return Repeat(_inner(spec, shape), count)
 
 
-def _average(shape: Shape, spec: str, count: int = 4, kind: str = "mean") -> Purifier:
-    return Average(make_purifier(spec, shape), count, kind)
+def _average(shape: Shape, spec: Any, count: int = 4, kind: str = "mean") -> Purifier:
+    return Average(_inner(spec, shape), count, kind)
 
 
 def _filt(
-    shape: Shape, spec: str, fraction: float = 0.5, compat: bool = False, *, weights: str | None = None
+    shape: Shape, spec: Any, fraction: float = 0.5, compat: bool = False, *, weights: str | None = None
 ) -> Purifier:
-    return TopEnergy(energy_for(shape, weights), make_purifier(spec, shape), fraction, compat)
+    return TopEnergy(energy_for(shape, weights), _inner(spec, shape), fraction, compat)
+
+
+def _inner(spec: Any, shape: Shape) -> Purifier:
+    if not isinstance(spec, str):
+        raise ValueError(f"purifier {spec!r} inside of another one; it is written in quotes, as 'langevin(steps=150)'")
+    return make_purifier(spec, shape)
 
 
 PURIFIERS: dict[str, Callable[..., Purifier]] = {

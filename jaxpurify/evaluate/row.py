@@ -7,7 +7,7 @@ import jax
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.evaluate.crafting import attack_of
 from jaxpurify.evaluate.protocol import fine_tuning_settings
-from jaxpurify.evaluate.purifiers import Shape, parts, weights_digest
+from jaxpurify.evaluate.purifiers import Shape, known_parts, weights_digest
 from jaxpurify.random import named
 
 NONE = "none"
@@ -29,12 +29,14 @@ def row_config(scenario: Any, attack: str, defence: str, seed: int, train: Datas
     if scenario.training == "fine-tune":
         other["fine_tuning"] = (fine_tuning_settings(scenario.victims), None)
     if attack != NONE:
-        other["targets"] = (scenario.targets, 1)
-        other["surrogates"] = (scenario.surrogates, 1)
+        entry = attack_of(attack)[0]
         other["attacker_weights"] = (_attacker_weights(scenario, attack, shape), [])
-        if scenario.training == "linear" and attack_of(attack)[0].sees == "parameters":
+        if entry.needs_targets:
+            other["targets"] = (scenario.targets, 1)
+        if scenario.training == "linear" and entry.sees == "parameters":
             other["trained"] = ("linear", None)
-        if attack_of(attack)[0].needs_surrogate:
+        if entry.needs_surrogate:
+            other["surrogates"] = (scenario.surrogates, 1)
             other["surrogate"] = (scenario.attackers.victim, scenario.victims.victim)
             other["surrogate_defence"] = (scenario.surrogate_defence, "")
             other["surrogate_training"] = (scenario.surrogate_training, "plain")
@@ -74,4 +76,4 @@ def adaptive(attack: str, defence: str, scenario: Any, shape: Shape) -> bool:
         return False
     entry, _, through = attack_of(attack)
     known = (through.get("through"), scenario.surrogate_defence if entry.needs_surrogate else "")
-    return any(parts(spec, shape) & parts(defence, shape) for spec in known if spec)
+    return any(known_parts(spec, shape) & known_parts(defence, shape) for spec in known if spec)

@@ -24,7 +24,7 @@ from jaxpurify.evaluate.victims import TRAININGS, attack_success, target_hits
 from jaxpurify.networks.freeze import Frozen
 from jaxpurify.purify.dataset import purify
 from jaxpurify.random import named
-from jaxpurify.records import append_row, finished, make_row, run_id
+from jaxpurify.records import append_row, finished, locked, make_row, run_id
 
 SETTINGS = (
     "attacks", "defences", "seeds", "trigger_scale", "targets", "training", "surrogates", "victim_network",
@@ -236,8 +236,13 @@ class _Grid:
         # Of the attacker's side alone: victims of another network meet the same poison.
         own = dataclasses.replace(self.scenario, victim_network=self.scenario.surrogate_network)
         path = self.directory / "poisons" / f"{run_id(row_config(own, attack, NONE, seed, self.train))}.npz"
-        if path.exists():
-            return load_poison(path)
+        with locked(path.with_suffix(".lock")):  # a second process waits, and finds the poison
+            if not path.exists():
+                save_poison(path, self.crafted(attack, seed))
+        return load_poison(path)
+
+    def crafted(self, attack: str, seed: int) -> Poison:
+        """A new poison of this attack and seed."""
         entry, settings, through = attack_of(attack)
         if entry.needs_target:
             settings.setdefault("target", seed % self.classes)
@@ -261,10 +266,7 @@ class _Grid:
         how: dict[str, Any] = {"retrain": self.retrain, "progress": report}
         if self.scenario.training == "linear":  # victims keep the features, and so do surrogates
             how |= {"retrain": None, "trained": "linear"}
-        poison = craft(entry, settings, surrogate, self.train, key, **how)
-        path.parent.mkdir(exist_ok=True)
-        save_poison(path, poison)
-        return poison
+        return craft(entry, settings, surrogate, self.train, key, **how)
 
     def purified(self, poison: Poison, defence: str, name: str) -> np.ndarray:
         if defence == NONE:

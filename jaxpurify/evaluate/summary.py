@@ -140,9 +140,10 @@ def percent(summary: Summary, runs: int, *, signed: bool = False) -> tuple[str, 
 
 def block_key(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Protocol, data, victim and its training in words: rows that differ here are not compared."""
-    recipe = (row.get("config") or {}).get("settings", {}).get("recipe", {})
+    config = row.get("config") or {}
+    settings = config.get("fine_tuning") or config.get("settings", {}).get("recipe", {})
     # A linear victim's new layer is trained by settings of its own.
-    training = f"{recipe['epochs']} epochs" if "epochs" in recipe and not row["victim"].endswith("-linear") else ""
+    training = f"{settings['epochs']} epochs" if "epochs" in settings and not row["victim"].endswith("-linear") else ""
     return row["protocol"], row["data"], row["victim"], training
 
 

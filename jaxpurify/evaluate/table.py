@@ -97,6 +97,7 @@ def markdown_table(rows: Iterable[Mapping[str, Any]]) -> str:
         lines += [_join(names), _join(["---"] * 4 + ["---", ":-:"] + ["--:"] * (len(COLUMNS) + 1))]
         for group in block.groups:
             attack = "none (clean)" if group.attack == NONE else f"`{_markdown(group.attack)}`"
+            attack = ", ".join((attack, *map(_markdown, group.circumstances)))
             budget = (epsilon_text(group.epsilon), "–" if group.poisons is None else f"{group.poisons:,}")
             for line in group.lines:
                 defence = "undefended" if line.defence == NONE else f"`{_markdown(line.defence)}`"

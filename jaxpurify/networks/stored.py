@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save
 
+from jaxpurify.destination import replacing
 from jaxpurify.networks.catalogue import NETWORKS
 from jaxpurify.networks.freeze import Frozen, freeze
 
@@ -25,14 +26,14 @@ def build(network: str, options: dict[str, Any], rngs: nnx.Rngs) -> nnx.Module:
         raise ValueError(f"unknown network {network!r}; known: {', '.join(sorted(NETWORKS))}")
     try:
         return NETWORKS[network](**options, rngs=rngs)
-    except TypeError as error:
+    except (TypeError, ZeroDivisionError) as error:
         raise ValueError(f"network {network!r} with options {options}: {error}") from None
 
 
 def save_network(
     path: Path | str, frozen: Frozen, *, network: str, options: dict[str, Any], card: dict[str, Any] | None = None
 ) -> None:
-    """Writes the weights of `frozen` with what is needed to build it again, to a temporary name and then `path`.
+    """Writes the weights of `frozen` with what is needed to build it again; the file is complete or as it was.
 
     Args:
       path: of the `.safetensors` file.
@@ -40,11 +41,10 @@ def save_network(
       network, options: its name in `NETWORKS` and the options of its constructor.
       card: anything worth knowing about the weights (data, command, scores), JSON-able.
     """
-    path = Path(path)
     header = {"network": network, "options": json.dumps(options), "card": json.dumps(card or {})}
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(save({name: np.asarray(leaf, order="C") for name, leaf in _named(frozen.state)}, header))
-    temporary.rename(path)
+    tensors = {name: np.asarray(leaf, order="C") for name, leaf in _named(frozen.state)}
+    with replacing(Path(path), force=True) as temporary:
+        temporary.write_bytes(save(tensors, header))
 
 
 def load_network(path: Path | str) -> tuple[Frozen, dict[str, Any]]:

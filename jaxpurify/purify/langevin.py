@@ -42,8 +42,9 @@ class Langevin:
             raise ValueError(f"steps={self.steps!r}; a chain has 0 or more steps")
         for name in ("step_size", "temperature"):
             value = getattr(self, name)
-            if isinstance(value, int | float) and not value > 0:
-                raise ValueError(f"{name}={value}; it must be greater than 0")
+            plain = value is None or isinstance(value, str | bool | int | float)  # others are arrays, perhaps traced
+            if plain and not (isinstance(value, int | float) and value > 0):
+                raise ValueError(f"{name}={value!r}; it must be a number greater than 0")
 
     def __call__(self, keys: Keys, images: Images) -> Images:
         return loop.repeat(_step, images, self.steps, self.energy, self.step_size, self.temperature, keys)

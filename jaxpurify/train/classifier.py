@@ -30,7 +30,7 @@ class Recipe:
       epochs, batch_size: passes over the data; images a step. The last, incomplete batch of an epoch is left out.
       learning_rate: peak of the schedule.
       momentum, weight_decay: of SGD; the decay is added to the gradient.
-      schedule: `triangular`, `multistep` or `cosine`.
+      schedule: a name of `train.schedule.SCHEDULES`: `triangular`, `multistep`, `multistep80`, `multistep60`, `cosine`.
       label_smoothing: share of each label that is spread evenly over all classes, in [0, 1).
       dtype: `float32` or `bfloat16`, the type of activations; parameters and statistics stay float32.
       nesterov: whether the momentum is Nesterov's.

@@ -162,6 +162,12 @@ def test_what_does_not_fit_is_one_line(archive, targeted, refused, everything, a
     assert everything() == ["data.npz"]
 
 
+def test_a_surrogate_is_a_classifier(archive, refused, everything, energy_weights):
+    attack = ("craft", "narcissus(count=1, target=1)", archive, "--out", "poison.npz")
+    assert "holds no classifier of images of (8, 8, 1)" in refused(*attack, "--surrogate", str(energy_weights))
+    assert everything() == ["data.npz"]
+
+
 def test_target_images_are_stretched_as_the_training_images_are(archive, targeted, here):
     options = ["--targets", "digits[:9]", "--target-index", "1", "--size", "9"]
     assert main(["craft", "brighten(target=0)", archive, "--out", "poison.npz", *options]) == 0

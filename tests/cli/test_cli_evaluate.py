@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from jaxpurify.cli.evaluate import Options, checked_scenario
 from jaxpurify.cli.main import main
 from jaxpurify.evaluate import presets
 from jaxpurify.evaluate.protocol import Protocol
@@ -63,6 +64,7 @@ def shown_refusal(arguments, capsys):
         (("--protocol", "small", "--defence", "jpeg", "blur"), "blur"),
         (("--protocol", "small", "--seeds", "0"), "seeds 0"),
         (("--protocol", "small", "--seed", "-1"), "seed -1"),
+        (("--preset", "demo", "--seed", str(2**32 - 1)), f"seed {2**32 + 1} is out of range"),
         (("--protocol", "small", "--victim-seeds", "0"), "victim_seeds=0; it must be at least 1"),
         (("--protocol", "small", "--training", "odd"), "training='odd'; known: scratch, linear, fine-tune"),
         (("--protocol", "small", "--targets", "0"), "targets=0, surrogates=1; both must be at least 1"),
@@ -87,6 +89,26 @@ def test_presets_are_grids_of_known_names():
         scenario = preset.scenario()
         assert scenario.seeds and scenario.attacks and scenario.defences
         json.dumps(scenario.protocol.config())
+
+
+def test_a_preset_has_seeds_of_its_own():
+    def seeds(**options):
+        return checked_scenario(Options(**options)).seeds
+
+    assert seeds(preset="demo") == presets.PRESETS["demo"].seeds != (0,)
+    assert seeds(preset="demo", seed=7) == (7, 8, 9)
+    assert seeds(preset="demo", seeds=2) == presets.PRESETS["demo"].seeds[:2]
+    assert seeds(protocol="demo", attack=(("badnets(count=9)",),)) == (0,)
+
+
+def test_a_page_never_replaces_the_rows_that_it_shows(here, refused):
+    (here / "rows.html").write_text("kept")
+    assert "rows.html is read and would be replaced" in refused("report", "rows.html", "--out", "rows.html", "--force")
+    (here / "bench.jsonl").write_text('{"row": "resnet9"}\n')
+    assert "bench.jsonl must end with .html" in refused("report", "bench.jsonl", "--out", "bench.jsonl", "--force")
+    assert (here / "rows.html").read_text() == "kept"
+    for form in ((), ("--markdown",)):
+        assert "expected a result row" in refused("report", "bench.jsonl", *form)
 
 
 def test_a_report_needs_rows(here, refused):

@@ -115,6 +115,10 @@ def test_a_cosine_schedule_is_kept_with_the_weights(here, monkeypatch):
         ((*ENERGY[1:4], "energy.bin"), "must end with .safetensors"),
         ((*ENERGY[1:], "--network", "resnet9", "--batch-size", "8"), "no energy network"),
         ((*ENERGY[1:], "--network", "transformer", "--batch-size", "8"), "unknown network 'transformer'"),
+        (
+            (*ENERGY[1:], "--network", "conv_energy(features=3)", "--features", "4", "--batch-size", "8"),
+            "--features 4 say the same twice",
+        ),
         ((*ENERGY[1:], "--batch-size", "50"), "fewer than one batch"),
         (("diffusion", *ENERGY[2:], "--batch-size", "8"), "multiples of 32"),
         ((*ENERGY[1:], "--preset", "chen"), "unknown preset 'chen' for a model of kind energy; known: puregen, hill"),
@@ -198,6 +202,8 @@ def test_networks_are_completed_from_the_data(archive):
     assert (name, options["classes"], options["width"]) == ("resnet9", 3, 2)
     pixels = dataset.images / 255
     np.testing.assert_allclose([*options["mean"], *options["std"]], [pixels.mean(), pixels.std()], atol=1e-4)
+    with pytest.raises(ValueError, match="for 3 classes; leave classes out, the data say it"):
+        network_options("resnet9(classes=2)", dataset)
     assert channel_statistics(np.zeros((2, 4, 4, 3), np.uint8)) == ([0.0] * 3, [0.0039] * 3)
 
 

@@ -44,6 +44,8 @@ def test_of_a_filter_the_purifier_inside_is_measured(poisoned, here, capsys, ene
         (("--purifier", "jpeg", "--steps", "0", "3"), "steps 0 3; all of them must be at least 1"),
         (("--purifier", "jpeg", "--poison", "absent.npz"), "absent.npz"),
         (("--purifier", "jpeg", "--seed", "-1"), "seed -1"),
+        (("--purifier", "jpeg", "--steps", "5"), "--steps 5; jpeg has no steps to choose"),
+        (("--purifier", "jpeg", "--out", "poison.npz", "--force"), "poison.npz must end with .html"),
     ],
 )
 def test_bad_requests(poisoned, refused, everything, options, complaint):

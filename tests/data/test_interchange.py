@@ -327,6 +327,14 @@ def test_setups_that_are_none(tmp_path, content, message):
         read_setups(tmp_path / "setups.pickle")
 
 
+def test_setups_of_images_that_are_not_there(tmp_path):
+    for bases, complaint in (([-1, 3], "base index -1; there are 10"), ([], "no base indices; at least one")):
+        trial = {"target class": 1, "target index": 2, "base class": 3, "base indices": bases}
+        dump(tmp_path / "setups.pickle", [trial])
+        with pytest.raises(ValueError, match=complaint):
+            read_setups(tmp_path / "setups.pickle", np.full(10, 3))
+
+
 def test_metapoison_package_comes_back(tmp_path):
     train, test = Dataset(IMAGES, LABELS, tuple("abcd")), Dataset(TEST, LABELS[:10], tuple("abcd"))
     poison = Poison(POISONS, LABELS[INDEX], INDEX, 1, None, {}, TARGETS)

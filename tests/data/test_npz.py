@@ -53,6 +53,8 @@ class Evil:
         ({"images": np.full((4, 2, 2, 3), np.inf), "labels": LABELS}, "48 values that are NaN or infinite"),
         ({"images": IMAGES.astype(np.int64), "labels": LABELS}, "images are int64"),
         ({"images": IMAGES[:3], "labels": LABELS}, "3 images and 4 labels"),
+        ({"images": np.uint8(3), "labels": LABELS}, "images are a single number; an array .N, H, W, C. is needed"),
+        ({"images": IMAGES, "labels": LABELS + 2**40}, "without names of classes; at most 99999 then"),
         ({"images": IMAGES[..., 0], "labels": LABELS}, r"shape \(4, 2, 2\)"),
         ({"images": IMAGES, "labels": LABELS * 1.0}, "labels are float64"),
         ({"images": IMAGES, "labels": LABELS[:, None]}, r"labels are int64 of shape \(4, 1\)"),

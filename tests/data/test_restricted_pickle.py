@@ -165,6 +165,18 @@ def test_damaged_and_unusual_files_are_one_clear_line(tmp_path, content, reason)
     assert "\n" not in str(caught.value)
 
 
+def test_shared_containers_are_read_once(tmp_path):
+    nested = [7]
+    for _ in range(60):  # a file of some hundred bytes, 2**60 sevens if written out
+        nested = [nested, nested]
+    loaded = load(tmp_path, nested)
+    depth = 0
+    while isinstance(loaded[0], list):
+        assert loaded[0] is loaded[1]
+        loaded, depth = loaded[0], depth + 1
+    assert (loaded, depth) == ([7], 60)
+
+
 def test_endless_containers_and_missing_files(tmp_path):
     endless = []
     endless.append(endless)

@@ -139,7 +139,12 @@ def test_the_schedule_is_that_of_the_weights_unless_the_spec_says_otherwise(far_
         ("puregen-ebm(steps=3)", "'puregen-ebm' is a preset and takes no options"),
         ("langevin(steps=-1)", "steps=-1; a chain has 0 or more steps"),
         ("langevin(steps=1.5)", "steps"),
-        ("langevin(temperature=0)", "temperature=0; it must be greater than 0"),
+        ("langevin(temperature=0)", "temperature=0; it must be a number greater than 0"),
+        ("langevin(step_size='x')", "step_size='x'; it must be a number greater than 0"),
+        ("langevin(step_size=None)", "step_size=None; it must be a number greater than 0"),
+        ("repeat(5, 3)", "purifier 5 inside of another one; it is written in quotes"),
+        ("average(5)", "purifier 5 inside of another one; it is written in quotes"),
+        ("filt(3)", "purifier 3 inside of another one; it is written in quotes"),
         ("langevin(stepz=3)", "purifier 'langevin': .*stepz"),
         ("langevin(150)", "purifier 'langevin': .*positional"),
         ("jpeg(quality=100)", "quality=100; JPEG accepts 1 to 95"),
@@ -169,6 +174,13 @@ def test_refusals(spec, message, bundled, monkeypatch):
     with pytest.raises(ValueError, match=message) as error:
         make_purifier(spec, SHAPE)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("preset", ["digits-ebm", "digits-ddpm", "digits-both"])
+def test_presets_of_digits_are_for_digits(preset):
+    make_purifier(preset, (8, 8, 1))
+    with pytest.raises(ValueError, match=r"weights 'digits-\w+' hold no \w+ network for images of \(32, 32, 3\)"):
+        make_purifier(preset, (32, 32, 3))
 
 
 def test_no_weights_for_a_shape():

@@ -132,6 +132,20 @@ def test_results_table_does_not_read_markup_in_names():
     assert source in capture.get() and "[b]x[/b]" in capture.get()
 
 
+def test_markdown_names_the_circumstances_of_an_attack():
+    plain, behind = row(), row(seed=1)
+    behind = make_row(**{**behind, "config": {**behind["config"], "surrogate_defence": "jpeg", "surrogates": 4}})
+    attacks = [line.split(" | ")[0] for line in markdown_table([plain, behind]).splitlines() if "narcissus" in line]
+    assert attacks == ["| `narcissus`", "| `narcissus`, surrogate trained behind jpeg, 4 surrogates"]
+
+
+def test_fine_tuned_victims_have_epochs_of_their_own():
+    tuned = row(victim="hlb(width=8)-fine-tune")
+    settings = {"settings": {"recipe": {"epochs": 200}}, "fine_tuning": {"epochs": 60}}
+    (block,) = blocks([{**tuned, "config": {**tuned["config"], **settings}}])
+    assert block.training == "60 epochs"
+
+
 def test_markdown_is_a_table_whatever_the_names_hold():
     shown = markdown_table([row(defence="a|b`c\nd"), row()])
     body = [line for line in shown.splitlines() if line.startswith("|")]

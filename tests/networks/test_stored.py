@@ -1,5 +1,7 @@
 """Networks as files: they come back as they were, or not at all."""
 
+from pathlib import Path
+
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -36,6 +38,22 @@ def test_a_network_comes_back(network, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, loaded.state, frozen.state)
     np.testing.assert_array_equal(run(loaded, *inputs), run(frozen, *inputs))
     assert run._cache_size() >= 1 and [file.name for file in tmp_path.iterdir()] == ["weights.safetensors"]
+
+
+def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "energy.safetensors"
+    frozen = freeze(ConvEnergy(2, 1, 8, rngs=nnx.Rngs(0)))
+    path.write_bytes(b"earlier")
+
+    def full(self, content):
+        with open(self, "wb") as file:
+            file.write(content[:9])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        save_network(path, frozen, network="conv_energy", options={"features": 2, "channels": 1, "size": 8})
+    assert [file.name for file in tmp_path.iterdir()] == [path.name] and path.read_bytes() == b"earlier"
 
 
 class Shifted(nnx.Module):
