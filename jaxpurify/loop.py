@@ -40,7 +40,7 @@ def scan(step: Step, state: State, steps: int, *operands: Any, progress: Report 
         raise ValueError(f"steps is {steps}; it must be 0 or more")
     if progress is not None and not _traced(state, operands):
         progress(0, steps)
-    if runs_in_python(state, operands):
+    if steps and runs_in_python(state, operands):
         step, outputs = _hashed_once(step), []
         for index in range(steps):
             state, output = _compiled_step(step, state, np.uint32(index), operands)
@@ -48,7 +48,7 @@ def scan(step: Step, state: State, steps: int, *operands: Any, progress: Report 
             if progress is not None:
                 jax.block_until_ready(state)  # a step is finished then, not when it is under way
                 progress(index + 1, steps)
-        if not outputs or not jax.tree.leaves(outputs[0]):
+        if not jax.tree.leaves(outputs[0]):
             return state, None
         return state, jax.tree.map(lambda *rows: jnp.stack(rows), *outputs)
 

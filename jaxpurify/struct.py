@@ -1,5 +1,6 @@
 """Frozen dataclasses that are pytrees: the unit from which purifiers and records are built."""
 
+from collections.abc import Callable
 import dataclasses
 from typing import Any, TypeVar, dataclass_transform
 
@@ -41,3 +42,13 @@ def struct(cls: Class) -> Class:
 
     jax.tree_util.register_pytree_with_keys(frozen, flatten_with_keys, unflatten, flatten)
     return frozen
+
+
+def as_operand(function: Callable[..., Any] | None) -> Any:
+    """`function` as a pytree: callable structs stay as they are, their weights remain traced leaves.
+
+    A plain function becomes part of the compiled program; the same function again finds it again.
+    """
+    if function is not None and jax.tree_util.all_leaves([function]):
+        return jax.tree_util.Partial(function)
+    return function

@@ -6,7 +6,7 @@ says otherwise; budgets, step sizes and noise levels are in the same units (writ
 
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
 import numpy as np
 
 Images = Float[Array, "batch height width channels"]
@@ -15,7 +15,6 @@ Labels = Int[Array, "batch"]
 Logits = Float[Array, "batch classes"]
 Energies = Float[Array, "batch"]
 Keys = Key[Array, "batch"]
-Keep = Bool[np.ndarray, "count"]
 PyTree = Any
 
 

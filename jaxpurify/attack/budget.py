@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int16
 import numpy as np
 
+from jaxpurify.data.image import to_float
 from jaxpurify.types import StoredImages
 
 CHUNK = 4096
@@ -55,7 +56,7 @@ def apply_trigger(trigger: Callable[[Any], Any], images: StoredImages, epsilon: 
     parts = [images[:0]]
     for start in range(0, len(images), CHUNK):
         part = images[start : start + CHUNK]
-        triggered = np.asarray(trigger(jnp.asarray(part, jnp.float32) / 255))
+        triggered = np.asarray(trigger(to_float(jnp.asarray(part))))
         stored = np.rint(np.clip(triggered, 0, 1) * 255).astype(np.int16)
         if limit is not None:
             stored = np.clip(stored, part.astype(np.int16) - limit, part.astype(np.int16) + limit)

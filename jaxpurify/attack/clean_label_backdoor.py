@@ -14,10 +14,11 @@ from jaxpurify.attack.badnets import patch_trigger
 from jaxpurify.attack.budget import add_levels, apply_trigger, levels, to_levels
 from jaxpurify.attack.choose import StoredLabels, check_dataset, check_target, choose, poison_count, positions
 from jaxpurify.attack.signed_adam import project
-from jaxpurify.attack.surrogate import Apply, as_operand, class_count
+from jaxpurify.attack.surrogate import Apply, class_count
+from jaxpurify.data.image import to_float
 from jaxpurify.data.poison import Poison
 from jaxpurify.random import fold, image_keys, named, uniform
-from jaxpurify.struct import static, struct
+from jaxpurify.struct import as_operand, static, struct
 from jaxpurify.types import Keys, Purifier, PyTree, StoredImages
 
 
@@ -175,7 +176,7 @@ class _Problem:
 @jax.jit
 def _start(problem: _Problem) -> Float[Array, "poisons height width channels"]:
     """Uniform in ±epsilon, within the image box."""
-    images = problem.images.astype(jnp.float32) / 255
+    images = to_float(problem.images)
     keys = jax.vmap(lambda key: named(key, "start"))(problem.keys)
     noise = (2 * uniform(keys, images.shape[1:]) - 1) * problem.epsilon
     return project(noise, images, problem.epsilon)
@@ -183,14 +184,14 @@ def _start(problem: _Problem) -> Float[Array, "poisons height width channels"]:
 
 def _step(delta, index, problem):
     """One step of signed gradient ascent for every image by itself."""
-    images = problem.images.astype(jnp.float32) / 255
+    images = to_float(problem.images)
     gradient = jax.grad(lambda delta: _cross_entropy(problem, images + delta, index).sum())(delta)
     return project(delta + problem.step_size * jnp.sign(gradient), images, problem.epsilon)
 
 
 @jax.jit
 def _losses(problem, stored):
-    return _cross_entropy(problem, stored.astype(jnp.float32) / 255, jnp.uint32(2**32 - 1))
+    return _cross_entropy(problem, to_float(stored), jnp.uint32(2**32 - 1))
 
 
 def _cross_entropy(problem, images, index):

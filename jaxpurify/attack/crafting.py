@@ -15,6 +15,7 @@ from jaxpurify import loop
 from jaxpurify.attack.budget import add_levels, to_levels
 from jaxpurify.attack.choose import check_whole
 from jaxpurify.attack.signed_adam import decayed, project, sign_then_adam
+from jaxpurify.data.image import to_float
 from jaxpurify.data.poison import Poison, Targets
 from jaxpurify.random import named
 from jaxpurify.sharding import by_shares, data_mesh, replicate, shard
@@ -69,7 +70,7 @@ class Crafting:
 
     def float_images(self) -> Float[Array, "rows height width channels"]:
         """The images in [0, 1]."""
-        return self.images.astype(jnp.float32) / 255
+        return to_float(self.images)
 
     def transformation(self) -> optax.GradientTransformation:
         """The optimiser with its schedule."""

@@ -13,10 +13,12 @@ import numpy as np
 from jaxpurify.attack.budget import add_levels, levels, to_levels
 from jaxpurify.attack.choose import Index, StoredLabels
 from jaxpurify.attack.feature_steps import OPTIMIZERS, Problem, check_finite, measure, network_features
-from jaxpurify.attack.surrogate import Apply, as_operand
+from jaxpurify.attack.surrogate import Apply
 from jaxpurify.attack.targeted import aims, choose_base
+from jaxpurify.data.image import to_float
 from jaxpurify.data.poison import Poison, Targets
 from jaxpurify.random import named
+from jaxpurify.struct import as_operand
 from jaxpurify.types import Purifier, PyTree, StoredImages
 
 
@@ -140,7 +142,7 @@ def finish(problem: Problem, groups: list[Group], delta: Any, memory: PyTree, ho
     limit = 1.0 if how["epsilon"] is None else how["epsilon"]
     bases, change = np.asarray(problem.bases), to_levels(np.asarray(delta), limit)
     stored = np.stack([add_levels(rows, part) for rows, part in zip(bases, change, strict=True)])
-    moved = jnp.asarray(stored, jnp.float32) / 255 - jnp.asarray(bases, jnp.float32) / 255
+    moved = to_float(jnp.asarray(stored)) - to_float(jnp.asarray(bases))
     clean, objective = (np.asarray(measure(problem, at, memory)) for at in (jnp.zeros_like(moved), moved))
     check_finite(objective[None])
     restarts = len(objective) // len(groups)
@@ -175,4 +177,4 @@ def _described(problem: Problem) -> dict[str, Any]:
 
 @jax.jit(static_argnums=4)
 def _target_features(apply, members, images, key, draws):
-    return network_features(apply, members, images.astype(jnp.float32) / 255, key, draws)
+    return network_features(apply, members, to_float(images), key, draws)

@@ -15,6 +15,7 @@ import optax
 
 from jaxpurify import loop
 from jaxpurify.attack.signed_adam import decayed, project, sign_then_adam, signed_adam
+from jaxpurify.data.image import to_float
 from jaxpurify.random import fold, image_keys, named, normal
 from jaxpurify.struct import static, struct
 from jaxpurify.types import PyTree
@@ -95,7 +96,7 @@ def poison_features(delta: Array, index: Any, problem: Problem) -> tuple:
 
     Blocks are [draws · G, P, …]: every draw of `transform` and `augment` is a row of groups of its own.
     """
-    images = problem.bases.astype(jnp.float32) / 255 + delta
+    images = to_float(problem.bases) + delta
     if problem.transform is not None or problem.augment is not None:
         copies = problem.copies
         keys = jax.vmap(lambda draw: jax.vmap(lambda key, rows: _draw_keys(key, index, draw, rows))(*_names(problem)))(
@@ -123,7 +124,7 @@ def start_at(problem: Problem, start: str) -> Float[Array, "groups poisons heigh
     """delta before the first step: `"zero"`, or `"normal"`, epsilon times standard normal numbers, clipped to it."""
     if start not in STARTS:
         raise ValueError(f"start is {start!r}; known: {', '.join(STARTS)}")
-    bases = problem.bases.astype(jnp.float32) / 255
+    bases = to_float(problem.bases)
     if start == "zero":
         return jnp.zeros_like(bases)
     keys = jax.vmap(lambda key, rows: image_keys(named(key, "start"), rows))(*_names(problem))
@@ -146,7 +147,7 @@ def descent_step(state: tuple, index: Any, problem: Problem) -> tuple[tuple, Flo
     delta, moments, memory = state
     (_, (losses, memory)), gradient = jax.value_and_grad(total, has_aux=True)(delta)
     updates, moments = _optimizer(problem).update(gradient, moments, delta)
-    delta = project(delta + updates, problem.bases.astype(jnp.float32) / 255, problem.epsilon)
+    delta = project(delta + updates, to_float(problem.bases), problem.epsilon)
     return (delta, moments, memory), losses
 
 

@@ -16,11 +16,13 @@ from jaxpurify.attack.crafting import check_settings, crafted_poison, start
 from jaxpurify.attack.matching import Passenger, check_criterion
 from jaxpurify.attack.matching_objective import Matching, ensemble, target_gradients
 from jaxpurify.attack.side_by_side import advance_each
-from jaxpurify.attack.surrogate import Apply, as_operand
+from jaxpurify.attack.surrogate import Apply
 from jaxpurify.attack.targeted import Aim, aims, check_base, check_outputs, choose_base, make_crafting, split_over
 from jaxpurify.attack.view import View
+from jaxpurify.data.image import to_float
 from jaxpurify.data.poison import Poison, Targets
 from jaxpurify.random import named
+from jaxpurify.struct import as_operand
 from jaxpurify.types import Purifier, PyTree, StoredImages
 
 
@@ -221,7 +223,7 @@ def _check_batches(match, engine, micro_batch, restarts, together):
 def _aimed(common: Matching, aim: Aim, criterion: str, per_target: bool) -> Matching:
     """`common` with the gradients that training on the poisons is to have."""
     surrogate, passenger = (common.applies, common.members), common.passenger
-    seen, true_labels = jnp.asarray(aim.targets.images, jnp.float32) / 255, jnp.asarray(aim.targets.labels, jnp.int32)
+    seen, true_labels = to_float(jnp.asarray(aim.targets.images)), jnp.asarray(aim.targets.labels, jnp.int32)
     wanted = true_labels if criterion == "unxent" else jnp.full(len(aim.targets), aim.target, jnp.int32)
     targets = target_gradients(*surrogate, seen, wanted, criterion=criterion, per_target=per_target)
     clean = None

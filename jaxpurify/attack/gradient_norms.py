@@ -8,6 +8,7 @@ import optax
 
 from jaxpurify import loop
 from jaxpurify.attack.choose import StoredLabels
+from jaxpurify.data.image import to_float
 from jaxpurify.types import StoredImages
 
 
@@ -35,7 +36,7 @@ def gradient_norms(
 def _norms(state, index, apply, params, images, labels):
     def norm(image, label):
         def loss(params):
-            logits = apply(params, image[None].astype(jnp.float32) / 255)
+            logits = apply(params, to_float(image[None]))
             return optax.softmax_cross_entropy_with_integer_labels(logits, label[None]).mean()
 
         return optax.tree.norm(jax.grad(loss)(params))

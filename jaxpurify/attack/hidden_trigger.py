@@ -17,6 +17,7 @@ from jaxpurify.attack.choose import StoredLabels, check_dataset, check_target, c
 from jaxpurify.attack.feature_groups import Group, finish, make_problem
 from jaxpurify.attack.feature_steps import check_finite, descent_step, initial_state, network_features, start_at
 from jaxpurify.attack.surrogate import Apply
+from jaxpurify.data.image import to_float
 from jaxpurify.data.poison import PatchTrigger, Poison
 from jaxpurify.random import named
 from jaxpurify.struct import static, struct
@@ -201,7 +202,7 @@ def _source_features(problem, sources, index):
     number = problem.bases.shape[1]
     # The places of the largest of as many random numbers: a random subset in random order.
     chosen = lax.top_k(jax.random.uniform(named(key, "choice"), (len(sources.pool),)), number)[1]
-    images = sources.pool[chosen].astype(jnp.float32) / 255
+    images = to_float(sources.pool[chosen])
     height, width = images.shape[1] - sources.size, images.shape[2] - sources.size
     if sources.random_place:
         rows, columns = (

@@ -13,10 +13,9 @@ from jaxpurify.attack.choose import check_whole
 from jaxpurify.attack.crafting import Crafting
 from jaxpurify.attack.matching import CRITERIA, Passenger
 from jaxpurify.attack.second_order import apply_rows, reverse_over_reverse, two_pass
-from jaxpurify.attack.surrogate import as_operand
 from jaxpurify.attack.view import HiddenDistance, PurifiedLosses, PurifiedRows, RowLosses, View
 from jaxpurify.random import image_keys, named
-from jaxpurify.struct import static, struct
+from jaxpurify.struct import as_operand, static, struct
 from jaxpurify.types import Images, PyTree
 
 Rows = Float[Array, "rows height width channels"]

@@ -16,12 +16,13 @@ from jaxpurify.attack.crafting import Crafting, check_settings, crafted_poison, 
 from jaxpurify.attack.matching import check_criterion
 from jaxpurify.attack.matching_objective import ensemble, replaced
 from jaxpurify.attack.side_by_side import advance_each
-from jaxpurify.attack.surrogate import Apply, as_operand
+from jaxpurify.attack.surrogate import Apply
 from jaxpurify.attack.targeted import Aim, aims, check_base, check_outputs, choose_base, make_crafting
 from jaxpurify.attack.unrolled import Unrolled
 from jaxpurify.attack.view import View
 from jaxpurify.data.poison import Poison, Targets
 from jaxpurify.random import named
+from jaxpurify.struct import as_operand
 from jaxpurify.types import Purifier, PyTree, StoredImages
 
 # (applies, members, the crafting step at which it is called, key) to (apply, params): one more epoch of each member,

@@ -12,10 +12,11 @@ import optax
 from jaxpurify import loop
 from jaxpurify.attack.budget import add_levels, levels, to_levels
 from jaxpurify.attack.choose import StoredLabels, check_dataset, check_target, choose, poison_count, positions
-from jaxpurify.attack.surrogate import Apply, as_operand, class_count, triggered
+from jaxpurify.attack.surrogate import Apply, class_count, triggered
+from jaxpurify.data.image import to_float
 from jaxpurify.data.poison import AdditiveTrigger, Poison
 from jaxpurify.random import image_keys, named
-from jaxpurify.struct import static, struct
+from jaxpurify.struct import as_operand, static, struct
 from jaxpurify.types import Purifier, PyTree, StoredImages
 
 OPTIMIZERS = {"adam": optax.adam, "radam": optax.radam}
@@ -214,7 +215,7 @@ def _objective(delta, index, problem):
     chosen = lax.dynamic_slice_in_dim(order, (index % batches) * problem.batch_size, problem.batch_size)
     if problem.saturate:
         delta = jnp.clip(delta, -problem.epsilon, problem.epsilon)
-    images = triggered(problem.images[chosen].astype(jnp.float32) / 255, delta)
+    images = triggered(to_float(problem.images[chosen]), delta)
     losses = []
     for draw in range(problem.transform_draws):
         seen = images

@@ -16,6 +16,7 @@ from jaxpurify.attack.feature_groups import choose_groups, finish, make_problem
 from jaxpurify.attack.feature_steps import check_finite, descend, initial_state, poison_features
 from jaxpurify.attack.signed_adam import project
 from jaxpurify.attack.surrogate import Apply
+from jaxpurify.data.image import to_float
 from jaxpurify.data.poison import Poison, Targets
 from jaxpurify.types import Purifier, PyTree, StoredImages
 
@@ -183,7 +184,7 @@ def _each_step(state, index, problem, settings):
     (_, losses), fresh = jax.value_and_grad(total, has_aux=True)(candidate)
     penalised = losses + beta / 2 * (candidate**2).sum((2, 3, 4))
     accepted = penalised <= value
-    bases = problem.bases.astype(jnp.float32) / 255
+    bases = to_float(problem.bases)
     change = jnp.sqrt(((candidate - delta) ** 2).sum((2, 3, 4)) / ((bases + delta) ** 2).sum((2, 3, 4)))
     finished = accepted & jnp.isfinite(value) & (change < tolerance)
     delta = jnp.where(_wide(accepted), candidate, delta)
@@ -218,8 +219,8 @@ def _aims(problem):
 
 
 def _watermark(problem, targets, opacity):
-    bases = problem.bases.astype(jnp.float32) / 255
-    aims = jnp.asarray(targets[:, np.arange(bases.shape[1]) % targets.shape[1]], jnp.float32) / 255
+    bases = to_float(problem.bases)
+    aims = to_float(jnp.asarray(targets[:, np.arange(bases.shape[1]) % targets.shape[1]]))
     return project(opacity * (aims - bases), bases, problem.epsilon)
 
 

@@ -18,12 +18,13 @@ from jaxpurify.attack.gradient_norms import gradient_norms
 from jaxpurify.attack.matching import Passenger
 from jaxpurify.attack.matching_objective import Matching, ensemble, replaced
 from jaxpurify.attack.second_order import summed_gradient
-from jaxpurify.attack.surrogate import Apply, as_operand
+from jaxpurify.attack.surrogate import Apply
 from jaxpurify.attack.targeted import check_outputs, make_crafting
 from jaxpurify.attack.view import RowLosses, View
+from jaxpurify.data.image import to_float
 from jaxpurify.data.poison import Poison, ScatteredPatchTrigger, paste
 from jaxpurify.random import image_keys, named
-from jaxpurify.struct import struct
+from jaxpurify.struct import as_operand, struct
 from jaxpurify.types import Images, Keys, Purifier, PyTree, StoredImages
 
 # (the training images as poisoned so far, uint8 [N, H, W, C]; their labels [N]; a key) to (apply, params).
@@ -133,7 +134,7 @@ def sleeper_agent(
     crafting = make_crafting(images, labels, index, key, epsilon, learning_rate, steps, decay, optimizer)
     state = start(crafting, restarts)
     views = View(as_operand(transform), as_operand(augment))
-    seen = jnp.asarray(images[sources], jnp.float32) / 255
+    seen = to_float(jnp.asarray(images[sources]))
 
     def matching(applies, members, when):
         keys = image_keys(jax.random.fold_in(named(key, "places"), when), jnp.asarray(sources))

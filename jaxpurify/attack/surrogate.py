@@ -12,16 +12,6 @@ from jaxpurify.types import Images, PyTree
 Apply = Callable[[PyTree, Any], Any]
 
 
-def as_operand(function: Callable[..., Any] | None) -> PyTree:
-    """`function` as a pytree: callable structs stay as they are, their weights remain traced leaves.
-
-    A plain function becomes part of the compiled program; the same function again finds it again.
-    """
-    if function is not None and jax.tree_util.all_leaves([function]):
-        return jax.tree_util.Partial(function)
-    return function
-
-
 def class_count(apply: PyTree, params: PyTree, shape: tuple[int, ...]) -> int:
     """How many logits the surrogate has for one image of `shape` (H, W, C); nothing is computed.
 

@@ -13,6 +13,7 @@ from jaxpurify.attack.choose import check_whole
 from jaxpurify.attack.crafting import Crafting
 from jaxpurify.attack.matching import CRITERIA
 from jaxpurify.attack.view import RowLosses, View
+from jaxpurify.data.image import to_float
 from jaxpurify.random import image_keys, named
 from jaxpurify.struct import static, struct
 
@@ -78,7 +79,7 @@ class Unrolled:
 
     def _outer(self, place, delta, key, crafting):
         apply, params = self.applies[place], self.members[place]
-        targets = self.targets.astype(jnp.float32) / 255
+        targets = to_float(self.targets)
         losses = []
         for depth in range(self.unroll):
             step_key = jax.random.fold_in(named(key, "inner"), depth)
@@ -106,7 +107,7 @@ class Unrolled:
             others = jnp.arange(len(self.clean)) if self.others is None else self.others
             drawn = jax.random.choice(named(key, "clean"), len(others), (self.clean_count,), replace=False)
             chosen = others[drawn]
-            logits = apply(params, lax.stop_gradient(self.clean[chosen].astype(jnp.float32) / 255))
+            logits = apply(params, lax.stop_gradient(to_float(self.clean[chosen])))
             labels = self.clean_labels[chosen]
             total = total + optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
         return total / count

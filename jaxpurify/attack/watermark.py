@@ -8,6 +8,7 @@ import numpy as np
 from jaxpurify.attack.budget import add_levels, levels, to_levels
 from jaxpurify.attack.choose import StoredLabels
 from jaxpurify.attack.targeted import check_targets, choose_base
+from jaxpurify.data.image import to_float
 from jaxpurify.data.poison import Poison, Targets
 from jaxpurify.random import named
 from jaxpurify.types import StoredImages
@@ -53,8 +54,8 @@ def watermark(
         raise ValueError(f"opacity is {opacity}; it must be one number in [0, 1], or one for each channel")
     index = choose_base(named(key, "choice"), labels, target, count, fraction)
     number = len(index)
-    chosen = images[index].astype(np.float32) / 255
-    aims = targets.images[np.arange(number) % len(targets)].astype(np.float32) / 255
+    chosen = to_float(images[index])
+    aims = to_float(targets.images[np.arange(number) % len(targets)])
     delta = watermark_delta(chosen, aims, weights, 1.0 if epsilon is None else epsilon)
     return Poison(
         images=add_levels(images[index], to_levels(delta, 1.0 if epsilon is None else epsilon)),

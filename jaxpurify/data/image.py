@@ -1,6 +1,7 @@
 """Between stored images, uint8 0 … 255, and the float32 images in [0, 1] that every function works on."""
 
 import types
+from typing import overload
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
@@ -13,6 +14,10 @@ _HIGH = np.float32(257 / 65536)
 _LOW = np.float32(1 / 255 - 257 / 65536)
 
 
+@overload
+def to_float(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]: ...
+@overload
+def to_float(images: UInt8[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]: ...
 def to_float(images: UInt8[Array | np.ndarray, "*shape"]) -> Float[Array | np.ndarray, "*shape"]:
     """v / 255: stored uint8 to float32 in [0, 1], correctly rounded, the same bits in NumPy, in JAX and under `jit`.
 

@@ -20,9 +20,8 @@ from jaxpurify import loop
 from jaxpurify.attack.matching import Passenger, cross_entropy
 from jaxpurify.attack.second_order import two_pass
 from jaxpurify.attack.signed_adam import project, sign_then_adam
-from jaxpurify.attack.surrogate import as_operand
 from jaxpurify.random import normal
-from jaxpurify.struct import static, struct
+from jaxpurify.struct import as_operand, static, struct
 from jaxpurify.types import PyTree
 
 OBJECTIVES = ("wb", "se", "fc", "evasion")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Int32, Integer
 import numpy as np
 
+from jaxpurify.data.image import to_float
 from jaxpurify.evaluate.counts import Counts as Counts
 from jaxpurify.evaluate.statistics import auroc as auroc
 from jaxpurify.evaluate.statistics import mean_and_error as mean_and_error
@@ -59,7 +60,7 @@ def predict(
 
 @jax.jit
 def _predict(classifier, images):
-    return jnp.argmax(classifier(images.astype(jnp.float32) / 255), -1).astype(jnp.int32)
+    return jnp.argmax(classifier(to_float(images)), -1).astype(jnp.int32)
 
 
 def natural_accuracy(

@@ -112,6 +112,7 @@ def train_diffusion(
         batch_size=recipe.batch_size,
         unhealthy=lambda metrics: None if np.isfinite(metrics["loss"]).all() else "the loss is not finite",
         retreat=lambda state: dataclasses.replace(state, restarts=state.restarts + 1),
+        recipe=recipe,
         interval=interval,
         directory=directory,
         progress=progress,

@@ -93,6 +93,7 @@ def train_energy(
         batch_size=recipe.batch_size,
         unhealthy=functools.partial(unhealthy, apart=APART[recipe.bank_start]),
         retreat=lambda state: dataclasses.replace(state, restarts=state.restarts + 1),
+        recipe=recipe,
         interval=interval,
         directory=directory,
         progress=progress,

@@ -1,7 +1,10 @@
 """The outer loop of generative training: batches, checkpoints, health checks and restarts."""
 
 from collections.abc import Callable
+import hashlib
+import json
 from pathlib import Path
+import time
 from typing import Any
 
 import jax
@@ -10,11 +13,15 @@ from jaxtyping import Array, Key
 import numpy as np
 
 from jaxpurify import checkpoint, loop
+from jaxpurify.destination import replacing
 from jaxpurify.train.batches import epoch_order, steps_per_epoch
 from jaxpurify.train.state import TrainingDiverged
 from jaxpurify.types import StoredImages
 
 MAX_RESTARTS = 3
+# A checkpoint is written when this many times the last one's time has passed: large models do not fill the disk.
+PAUSE = 50.0
+SETTING, HISTORY = "setting.json", "history.jsonl"
 
 
 def run(
@@ -27,6 +34,7 @@ def run(
     batch_size: int,
     unhealthy: Callable[[dict[str, np.ndarray]], str | None],
     retreat: Callable[[Any], Any],
+    recipe: Any = None,
     interval: int = 100,
     directory: Path | str | None = None,
     progress: Callable[[int, int, dict[str, float]], None] | None = None,
@@ -40,8 +48,10 @@ def run(
       key: consumed; batches and noise are functions of (key, restarts, step).
       unhealthy: metrics of one interval to what is wrong with them, or None.
       retreat: changes the last good state before it is tried again (a lower learning rate).
-      interval: steps between health checks, checkpoints and calls of `progress`.
-      directory: where checkpoints go; None keeps the last good state in memory only.
+      recipe: whose text tells apart trainings that would share a `directory`.
+      interval: steps between health checks and calls of `progress`.
+      directory: where checkpoints and the history go, after intervals, as often as to take 2 % of the time, and at
+        the end; None keeps the last good state in memory only.
       progress: called with (steps taken, all steps, means of the last interval).
 
     Returns:
@@ -49,13 +59,16 @@ def run(
 
     Raises:
       TrainingDiverged: still unhealthy after the retries; names the step and the last good checkpoint.
+      ValueError: `directory` holds checkpoints of other images, another key or another recipe.
     """
     state = jax.tree.map(jnp.array, state)
-    if directory is not None and checkpoint.steps(directory):
-        state = checkpoint.restore(directory, checkpoint.steps(directory)[-1], state)
+    kept = None if directory is None else _Kept(Path(directory), images, key, recipe)
+    if kept is not None:
+        state = kept.restored(state)
     data = jax.device_put(images)
     per_epoch = steps_per_epoch(len(images), batch_size)
-    good, history, order, epoch = state, [], None, -1
+    good, order, epoch = state, None, -1
+    history = [] if kept is None else kept.history
     taken = int(state.step)
     while taken < steps:
         stream = jax.random.fold_in(key, np.uint32(good.restarts))
@@ -73,16 +86,68 @@ def run(
         problem = unhealthy(rows)
         if problem is not None:
             if int(good.restarts) >= MAX_RESTARTS:
-                saved = directory is not None and taken > 0
-                kept = f"last good checkpoint: step {taken} in {directory}" if saved else "no checkpoint was kept"
-                raise TrainingDiverged(f"training diverged between steps {taken} and {end}: {problem}; {kept}")
+                saved = "no checkpoint was kept"
+                if kept is not None and taken:
+                    kept.save(taken, good)
+                    saved = f"last good checkpoint: step {taken} in {directory}"
+                raise TrainingDiverged(f"training diverged between steps {taken} and {end}: {problem}; {saved}")
             good, order = retreat(good), None
             continue
         good, taken = state, end
-        history.append({name: values.mean() for name, values in rows.items()})
-        if directory is not None:
-            checkpoint.save(directory, taken, good)
+        means = {name: values.mean() for name, values in rows.items()}
+        history.append({"step": taken, **means})
+        if kept is not None and (taken == steps or kept.due()):
+            kept.save(taken, good)
         if progress is not None:
-            progress(taken, steps, history[-1])
-    names = history[0] if history else {}
-    return good, {name: np.array([row[name] for row in history]) for name in names}
+            progress(taken, steps, means)
+    names = [name for name in history[0] if name != "step"] if history else []
+    return good, {name: np.array([row[name] for row in history], np.float32) for name in names}
+
+
+class _Kept:
+    """The folder of one training: checkpoints, the history up to the last of them, and whose they are."""
+
+    def __init__(self, directory: Path, images: StoredImages, key: Key[Array, ""], recipe: Any):
+        self.directory, self.history = directory, []
+        self.saved, self.cost = time.monotonic(), 0.0
+        setting = {
+            "images": hashlib.sha256(np.ascontiguousarray(images).data).hexdigest(),
+            "key": np.asarray(jax.random.key_data(key)).tolist(),
+            "recipe": repr(recipe),
+        }
+        path = directory / SETTING
+        if checkpoint.steps(directory):
+            known = json.loads(path.read_text()) if path.exists() else {}
+            other = [name for name in setting if setting[name] != known.get(name)]
+            if other:
+                raise ValueError(
+                    f"{directory} holds checkpoints of another {', '.join(other)}; remove it or use another"
+                )
+        else:
+            with replacing(path, force=True) as temporary:
+                temporary.write_text(json.dumps(setting))
+
+    def restored(self, state: Any) -> Any:
+        """The last checkpoint, or `state` where there is none; `history` holds the intervals before it."""
+        steps = checkpoint.steps(self.directory)
+        if not steps:
+            return state
+        rows = (self.directory / HISTORY).read_text().splitlines()
+        self.history = [row for row in map(json.loads, rows) if row["step"] <= steps[-1]]
+        return checkpoint.restore(self.directory, steps[-1], state)
+
+    def due(self) -> bool:
+        """Whether the last checkpoint is long enough ago."""
+        return time.monotonic() - self.saved >= PAUSE * self.cost
+
+    def save(self, step: int, state: Any) -> None:
+        """A checkpoint, and the history before it: rows that are ahead of their checkpoint are passed over."""
+        if step in checkpoint.steps(self.directory):
+            return
+        start = time.monotonic()
+        rows = [{name: float(value) for name, value in row.items()} for row in self.history]
+        with replacing(self.directory / HISTORY, force=True) as temporary:
+            temporary.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        checkpoint.save(self.directory, step, state)
+        self.saved = time.monotonic()
+        self.cost = self.saved - start

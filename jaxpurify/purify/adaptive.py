@@ -17,9 +17,10 @@ import numpy as np
 
 from jaxpurify import loop
 from jaxpurify.purify.combine import Average, Chain, Identity, Repeat
-from jaxpurify.purify.diffusion import Diffusion, reverse_update
+from jaxpurify.purify.diffusion import Diffusion, add_noise, reverse_step, to_unit_range
+from jaxpurify.purify.filter import TopEnergy
 from jaxpurify.purify.jpeg import Jpeg
-from jaxpurify.purify.langevin import Langevin, langevin_update
+from jaxpurify.purify.langevin import Langevin, langevin_step
 from jaxpurify.random import fold, normal
 from jaxpurify.struct import static, struct
 from jaxpurify.types import Images, Keys, Purifier
@@ -44,8 +45,8 @@ class Adaptive:
     Steps are Langevin steps and network calls of a diffusion purifier, counted from the end over chains and
     repetitions; any other stage counts as one. A diffusion purifier's noising and change of scale are no steps: they
     are linear and always differentiated. `Jpeg`, which has no gradient, is an identity when truncated and has no exact
-    mode. An `Average` truncates each of its runs. Backward, every step is computed a second time, so that memory grows
-    by one image a step and not by the activations of one.
+    mode. An `Average` counts as one step and truncates each of its runs, and a `TopEnergy` likewise. Backward, every
+    step is computed a second time, so that memory grows by one image a step and not by the activations of one.
 
     Attributes:
       purifier: any purifier.
@@ -85,10 +86,7 @@ class Adaptive:
     def __call__(self, keys: Keys, images: Images) -> Images:
         if self.mode == "straight_through":
             return _straight_through(self.purifier(keys, lax.stop_gradient(images)), images)
-        if isinstance(self.purifier, Average):
-            inside = dataclasses.replace(self, purifier=self.purifier.purifier)
-            return dataclasses.replace(self.purifier, purifier=inside)(keys, images)
-        pieces = _pieces(self.purifier, keys, self.difference)
+        pieces = _pieces(self, self.purifier, keys)
         left = sum(piece.steps for piece in pieces if piece.counts)
         for piece in pieces:
             # Steps of this piece that lie before the last `steps` of all.
@@ -112,19 +110,22 @@ class _Piece(NamedTuple):
     counts: bool = True
 
 
-def _pieces(purifier, keys, difference):
+def _pieces(adaptive, purifier, keys):
     """The steps of a purifier in their order, each with the keys that it would have had inside."""
     if isinstance(purifier, Identity):
         return []
     if isinstance(purifier, Chain):
         stages = enumerate(purifier.stages)
-        return [piece for number, stage in stages for piece in _pieces(stage, fold(keys, number), difference)]
+        return [piece for number, stage in stages for piece in _pieces(adaptive, stage, fold(keys, number))]
     if isinstance(purifier, Repeat):
         turns = range(purifier.count)
-        return [piece for number in turns for piece in _pieces(purifier.purifier, fold(keys, number), difference)]
+        return [piece for number in turns for piece in _pieces(adaptive, purifier.purifier, fold(keys, number))]
+    if isinstance(purifier, Average | TopEnergy):  # one step, with steps of its own inside
+        inside = dataclasses.replace(adaptive, purifier=purifier.purifier)
+        return [_Piece(_whole, 1, (dataclasses.replace(purifier, purifier=inside), keys))]
     if isinstance(purifier, Langevin):
-        if difference is not None:
-            return [_Piece(_smoothed_step, purifier.steps, (purifier, keys, np.float32(difference)))]
+        if adaptive.difference is not None:
+            return [_Piece(_smoothed_step, purifier.steps, (purifier, keys, np.float32(adaptive.difference)))]
         return [_Piece(_langevin_step, purifier.steps, (purifier, keys))]
     if isinstance(purifier, Diffusion):
         calls = len(purifier.levels())
@@ -173,8 +174,7 @@ def _straight_through(purified, images):
 
 
 def _langevin_step(images, index, first, purifier, keys):
-    noise = normal(fold(keys, first + index), images.shape[1:])
-    return langevin_update(purifier.energy, images, noise, purifier.step_size, purifier.temperature)
+    return langevin_step(images, first + index, purifier.energy, purifier.step_size, purifier.temperature, keys)
 
 
 def _smoothed_step(images, index, first, purifier, keys, difference):
@@ -206,19 +206,15 @@ _slope.defvjp(_slope_forward, _slope_backward)
 
 
 def _add_noise(images, index, first, purifier, keys):
-    signal, spread = purifier.start()
-    return signal * (2 * images - 1) + spread * normal(fold(keys, 0), images.shape[1:])
+    return add_noise(images, keys, *purifier.start())
 
 
 def _reverse_step(images, index, first, purifier, keys):
-    row = jnp.asarray(purifier.coefficients())[first + index]
-    timesteps = jnp.full(len(images), row[0], jnp.int32)
-    fresh = normal(fold(keys, first + index + 1), images.shape[1:])
-    return reverse_update(images, purifier.noise(images, timesteps), fresh, row)
+    return reverse_step(images, first + index, purifier.noise, jnp.asarray(purifier.coefficients()), keys)
 
 
 def _to_unit_range(images, index, first, purifier, keys):
-    return (images + 1) / 2
+    return to_unit_range(images)
 
 
 def _whole(images, index, first, purifier, keys):

@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Callable
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -17,7 +18,8 @@ from jaxpurify import loop
 from jaxpurify.data.image import to_float, to_uint8
 from jaxpurify.purify.filter import TopEnergy, check_filters, energies, highest
 from jaxpurify.random import image_keys
-from jaxpurify.sharding import data_mesh, replicate, shard
+from jaxpurify.sharding import by_shares, data_mesh, replicate, shard
+from jaxpurify.struct import as_operand
 from jaxpurify.types import Purifier, StoredImages
 
 
@@ -63,6 +65,7 @@ def purify(
         raise ValueError(f"index has {len(index)} positions for {len(images)} images")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; it must be at least 1")
+    purifier = as_operand(purifier)
     mesh = data_mesh() if mesh is None else mesh
     batch_size = _static_batch(len(images), batch_size, mesh.size)
     check_filters(purifier)
@@ -97,7 +100,7 @@ def purify(
         rows = remaining[start : start + batch_size]
         padded = np.resize(rows, batch_size)  # repeats images to fill the last batch: one static shape
         batch = shard(mesh, (index[padded].astype(np.uint32), images[padded]))
-        in_flight.append((rows, loop.call(_purify_batch, purifier, key, *batch)))
+        in_flight.append((rows, loop.call(_Batch(mesh), purifier, key, *batch)))
         if len(in_flight) > 1:
             collect()
     while in_flight:
@@ -109,11 +112,28 @@ def _static_batch(count: int, most: int, devices: int) -> int:
     """The one size of all batches, a multiple of `devices`."""
     if count <= most:  # a few photographs must not cost a whole batch, nor 26 and 28 of them two compiled programs
         return -(-min(most, 1 << max(count - 1, 0).bit_length()) // devices) * devices
-    batches = -(-count // (-(-most // devices) * devices))
-    return -(-count // (batches * devices)) * devices  # 1,000 in eight of 125 rather than of 128, the last filled up
+    most = -(-most // devices) * devices
+    batches = -(-count // most)
+    # 130 in two of 80 rather than of 128, the last filled up; few sizes, as each is a program of its own.
+    unit = -(-max(most // 8, 1) // devices) * devices
+    return min(-(-count // (batches * unit)) * unit, most)
 
 
-def _purify_batch(purifier, key, index, images):
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """One batch through a purifier. Compiled, every device computes its share by itself, also where a purifier calls
+    the host, for which the compiler would gather the whole batch on one device."""
+
+    mesh: Mesh
+
+    def __call__(self, purifier, key, index, images):
+        if loop.runs_in_python(images):
+            return _purify_share((index, images), purifier, key)
+        return by_shares(self.mesh, _purify_share, (index, images), purifier, key)
+
+
+def _purify_share(rows, purifier, key):
+    index, images = rows
     purified = purifier(*_from_stored(key, index, images))
     if purified.shape != images.shape:
         raise ValueError(f"the purifier made images {purified.shape[1:]} of {images.shape[1:]}; it must keep the shape")

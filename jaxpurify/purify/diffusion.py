@@ -4,13 +4,14 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, UInt32
 import numpy as np
 
 from jaxpurify import loop
 from jaxpurify.purify.schedule import LINEAR, Schedule
 from jaxpurify.random import fold, normal
-from jaxpurify.struct import static, struct
+from jaxpurify.struct import as_operand, static, struct
 from jaxpurify.types import Images, Keys, Noise
 
 SAMPLERS = ("ancestral", "ddim")
@@ -47,6 +48,7 @@ class Diffusion:
     reverse_only: bool = static(default=False)
 
     def __post_init__(self):
+        object.__setattr__(self, "noise", as_operand(self.noise))
         most = self.schedule.length - self.compat
         if not isinstance(self.timestep, int) or not 1 <= self.timestep <= most:
             raise ValueError(f"timestep={self.timestep}; this schedule accepts 1 to {most}")
@@ -60,9 +62,9 @@ class Diffusion:
         calls = len(table)
         # Where one step is compiled (CPU), schedules of other lengths find it again: 5 and 15 calls are one program.
         table = jnp.asarray(np.pad(table, ((0, -calls % 16), (0, 0))))
-        noisy = _add_noise(images, keys, *self.start())
-        clean = loop.repeat(_reverse_step, noisy, calls, self.noise, table, keys)
-        return _to_unit_range(clean)
+        noisy = add_noise(images, keys, *self.start())
+        clean = loop.repeat(reverse_step, noisy, calls, self.noise, table, keys)
+        return to_unit_range(clean)
 
     def start(self) -> tuple[np.float32, np.float32]:
         """√ᾱ_t and √(1−ᾱ_t) of the noise that is added first: 1 and 0 for `reverse_only`."""
@@ -103,9 +105,10 @@ def reverse_update(noisy: Images, predicted: Images, fresh: Images, row: Float[A
     return clean_weight * clean + noisy_weight * noisy + deviation * fresh
 
 
-def _reverse_step(
+def reverse_step(
     noisy: Images, index: UInt32[Array, ""], noise: Noise, table: Float[Array, "rows 6"], keys: Keys
 ) -> Images:
+    """The network call number `index`, with the noise that the images' keys draw for it."""
     row = table[index]
     timesteps = jnp.full(len(noisy), row[0], jnp.int32)
     fresh = normal(fold(keys, index + 1), noisy.shape[1:])
@@ -113,10 +116,12 @@ def _reverse_step(
 
 
 @jax.jit
-def _add_noise(images, keys, signal, spread):
-    return signal * (2 * images - 1) + spread * normal(fold(keys, 0), images.shape[1:])
+def add_noise(images: Images, keys: Keys, signal: Float[ArrayLike, ""], spread: Float[ArrayLike, ""]) -> Images:
+    """From [0, 1] to the scale [-1, 1], with the first noise: signal · (2x − 1) + spread · z."""
+    return jnp.asarray(signal) * (2 * images - 1) + spread * normal(fold(keys, 0), images.shape[1:])
 
 
 @jax.jit
-def _to_unit_range(images):
+def to_unit_range(images: Images) -> Images:
+    """From [-1, 1] back to [0, 1], without clipping."""
     return (images + 1) / 2

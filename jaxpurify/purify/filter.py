@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxpurify.data.image import to_float
 from jaxpurify.sharding import replicate, shard
-from jaxpurify.struct import static, struct
+from jaxpurify.struct import as_operand, static, struct
 from jaxpurify.types import Energy, Images, Keys, Purifier, StoredImages
 
 
@@ -38,6 +38,8 @@ class TopEnergy:
     compat: bool = static(default=False)
 
     def __post_init__(self):
+        for name in ("energy", "purifier"):
+            object.__setattr__(self, name, as_operand(getattr(self, name)))
         if isinstance(self.fraction, bool) or not isinstance(self.fraction, int | float) or not 0 <= self.fraction <= 1:
             raise ValueError(f"fraction={self.fraction!r}; it must be in [0, 1]")
 
@@ -88,8 +90,7 @@ def energies(
       batch_size: images a call, rounded up to a multiple of the number of devices; one static shape.
       mesh: splits each batch over these devices; None: the default device.
     """
-    if jax.tree_util.all_leaves([energy]):
-        energy = jax.tree_util.Partial(energy)
+    energy = as_operand(energy)
     if mesh is not None:
         batch_size = -(-batch_size // mesh.size) * mesh.size
         energy = replicate(mesh, energy)

@@ -3,6 +3,7 @@
 import io
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -35,7 +36,7 @@ class Jpeg:
         if isinstance(images, jax.core.Tracer):
             shape = jax.ShapeDtypeStruct(images.shape, images.dtype)
             return jax.pure_callback(self._on_host, shape, images, vmap_method="expand_dims")
-        return jax.device_put(self._on_host(images), images.sharding)
+        return jax.device_put(self._on_host(images), jnp.asarray(images).sharding)
 
     def _on_host(self, images) -> np.ndarray:
         images = np.asarray(images)

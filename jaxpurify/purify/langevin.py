@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, UInt32
 
 from jaxpurify import loop
 from jaxpurify.random import fold, normal
-from jaxpurify.struct import static, struct
+from jaxpurify.struct import as_operand, static, struct
 from jaxpurify.types import Energy, Images, Keys
 
 
@@ -38,6 +38,7 @@ class Langevin:
     steps: int = static(default=150)
 
     def __post_init__(self):
+        object.__setattr__(self, "energy", as_operand(self.energy))
         if not isinstance(self.steps, int) or self.steps < 0:
             raise ValueError(f"steps={self.steps!r}; a chain has 0 or more steps")
         for name in ("step_size", "temperature"):
@@ -47,7 +48,7 @@ class Langevin:
                 raise ValueError(f"{name}={value!r}; it must be a number greater than 0")
 
     def __call__(self, keys: Keys, images: Images) -> Images:
-        return loop.repeat(_step, images, self.steps, self.energy, self.step_size, self.temperature, keys)
+        return loop.repeat(langevin_step, images, self.steps, self.energy, self.step_size, self.temperature, keys)
 
 
 def langevin_update(
@@ -58,7 +59,7 @@ def langevin_update(
     return images - (step_size**2 / (2 * temperature)) * gradient + step_size * noise
 
 
-def _step(
+def langevin_step(
     images: Images,
     index: UInt32[Array, ""],
     energy: Energy,
@@ -66,5 +67,6 @@ def _step(
     temperature: Float[ArrayLike, ""],
     keys: Keys,
 ) -> Images:
+    """Step number `index` of a chain: `langevin_update` with the noise that the images' keys draw for it."""
     noise = normal(fold(keys, index), images.shape[1:])
     return langevin_update(energy, images, noise, step_size, temperature)

@@ -18,6 +18,12 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
 
 
 @jax.jit(static_argnums=(2, 3))
+def epoch_orders(keys: Key[Array, "runs"], epoch, count: int, batch_size: int) -> Int[Array, "runs steps batch"]:
+    """`epoch_order` for each of several keys."""
+    return jax.vmap(lambda key: epoch_order(key, epoch, count, batch_size))(keys)
+
+
+@jax.jit(static_argnums=(2, 3))
 def epoch_order(key: Key[Array, ""], epoch, count: int, batch_size: int) -> Int[Array, "steps batch"]:
     """A fresh order of all images for one epoch, cut into full batches; `key` is folded with `epoch`."""
     steps = count // batch_size

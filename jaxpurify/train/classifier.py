@@ -16,6 +16,7 @@ from jaxpurify.data.image import to_float
 from jaxpurify.networks.freeze import Frozen, freeze
 from jaxpurify.random import image_keys, named
 from jaxpurify.sharding import BATCH_AXES, on_shares, replicate, shard
+from jaxpurify.struct import as_operand
 from jaxpurify.train.batches import epoch_order, steps_per_epoch
 from jaxpurify.train.schedule import sgd
 from jaxpurify.train.state import TrainingDiverged, TrainState, create_state, update
@@ -92,10 +93,13 @@ def train_classifier(
 
     Raises:
       TrainingDiverged: the loss of an epoch is not finite.
-      ValueError: fewer images than one batch, or a batch that the devices cannot share evenly.
+      ValueError: fewer images than one batch, labels that are no classes of the model, or a batch that the devices
+        cannot share evenly.
     """
     if mesh is not None and recipe.batch_size % mesh.size:
         raise ValueError(f"batch_size={recipe.batch_size} is no multiple of the {mesh.size} devices")
+    check_labels(model, images.shape[1:], labels)
+    augment = as_operand(augment)
     optimizer = recipe.optimizer(len(images))
     graphdef, state = create_state(model, optimizer)
     step = ClassifierStep(graphdef, optimizer, recipe.label_smoothing, recipe.dtype, mesh, adversary)
@@ -115,6 +119,18 @@ def train_classifier(
     if mesh is not None:  # copies on all devices would make each of them compute every prediction
         state = jax.device_put(jax.device_get(state))
     return frozen_classifier(graphdef, state), {name: np.array([row[name] for row in history]) for name in history[0]}
+
+
+def check_labels(model: nnx.Module, shape: tuple[int, ...], labels: Integer[np.ndarray, "..."]) -> None:
+    """Raises `ValueError` unless all `labels` are classes of `model`, which takes images of `shape` [H, W, C]."""
+    classes = _logits.eval_shape(freeze(model), jax.ShapeDtypeStruct((1, *shape), "float32")).shape[-1]
+    if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(f"labels span {labels.min()} … {labels.max()}; the model has the classes 0 … {classes - 1}")
+
+
+@jax.jit  # which remembers that it traced a network of this structure
+def _logits(classifier, images):
+    return classifier(images)
 
 
 def frozen_classifier(graphdef: nnx.GraphDef, state: TrainState) -> Frozen:

@@ -10,9 +10,10 @@ import numpy as np
 import optax
 
 from jaxpurify import loop
+from jaxpurify.data.image import to_float
 from jaxpurify.random import named
 from jaxpurify.struct import static, struct
-from jaxpurify.train.batches import epoch_order
+from jaxpurify.train.batches import epoch_orders
 from jaxpurify.train.classifier import checked, cross_entropy
 from jaxpurify.train.schedule import multistep
 from jaxpurify.types import StoredImages
@@ -113,7 +114,7 @@ def train_heads(
     data = jax.device_put((np.asarray(features, np.float32), labels.astype(np.int32), rows.astype(np.int32)))
     history = []
     for epoch in range(epochs):
-        order = _orders(keys, np.uint32(epoch), used, batch_size)
+        order = epoch_orders(keys, np.uint32(epoch), used, batch_size)
         state, metrics = loop.scan(step, state, order.shape[1], order, *data)
         history.append(checked(jax.device_get(metrics), epoch))
     return state[0], {name: np.stack([row[name] for row in history]) for name in history[0]}
@@ -156,11 +157,6 @@ def _first_heads(keys, inputs, classes, bound):
     return Heads(*jax.vmap(one)(keys))
 
 
-@jax.jit(static_argnums=(2, 3))
-def _orders(keys, epoch, count, batch_size):
-    return jax.vmap(lambda key: epoch_order(key, epoch, count, batch_size))(keys)
-
-
 @jax.jit
 def _embed(features, images):
-    return features(images.astype(jnp.float32) / 255)
+    return features(to_float(images))

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable
 import dataclasses
+import functools
 
 import jax
 import optax
@@ -46,15 +47,20 @@ class HyperlightRecipe(Recipe):
         """The optimizer for `count` training images."""
         steps = self.epochs * steps_per_epoch(count, self.batch_size)
         decay = self.weight_decay * self.batch_size / self.kilostep
-        groups: dict[Hashable, optax.GradientTransformation] = {
-            name: optax.chain(
-                optax.scale(float(self.batch_size)),
-                optax.add_decayed_weights(decay / rate),
-                optax.sgd(triangular(steps, rate), momentum=self.momentum, nesterov=True),
-            )
-            for name, rate in zip(("other", "norm"), self.rates, strict=True)
-        }
-        return optax.partition(groups, _groups)
+        return _optimizer(self.rates, steps, self.batch_size, self.momentum, decay)
+
+
+@functools.lru_cache  # optimizers are compared by identity, and equal ones must not compile anew
+def _optimizer(rates, steps, batch_size, momentum, decay) -> optax.GradientTransformation:
+    groups: dict[Hashable, optax.GradientTransformation] = {
+        name: optax.chain(
+            optax.scale(float(batch_size)),
+            optax.add_decayed_weights(decay / rate),
+            optax.sgd(triangular(steps, rate), momentum=momentum, nesterov=True),
+        )
+        for name, rate in zip(("other", "norm"), rates, strict=True)
+    }
+    return optax.partition(groups, _groups)
 
 
 def _groups(params):

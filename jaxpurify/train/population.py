@@ -13,8 +13,15 @@ import numpy as np
 from jaxpurify import loop
 from jaxpurify.networks.freeze import Frozen
 from jaxpurify.sharding import replicate, shard
-from jaxpurify.train.batches import epoch_order
-from jaxpurify.train.classifier import ClassifierStep, Recipe, augmentation_key, checked, frozen_classifier
+from jaxpurify.train.batches import epoch_orders
+from jaxpurify.train.classifier import (
+    ClassifierStep,
+    Recipe,
+    augmentation_key,
+    check_labels,
+    checked,
+    frozen_classifier,
+)
 from jaxpurify.train.state import create_state
 
 
@@ -45,8 +52,8 @@ def train_population(
 
     Raises:
       TrainingDiverged: the loss of one of the victims is not finite.
-      ValueError: different numbers of models, sets and keys, models of different structure, fewer images than one
-        batch, or a mesh that does not divide victims and batch.
+      ValueError: different numbers of models, sets and keys, models of different structure, labels that are no
+        classes of the models, fewer images than one batch, or a mesh that does not divide victims and batch.
     """
     count = images.shape[1]
     if not len(models) == len(images) == len(labels) == len(keys) or not models:
@@ -57,12 +64,18 @@ def train_population(
     if any(graphdef != graphdefs[0] for graphdef in graphdefs) or any(shape != shapes[0] for shape in shapes):
         raise ValueError("the models of a population differ in structure; they must be the same network")
     state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    step = PopulationStep(ClassifierStep(graphdefs[0], optimizer, recipe.label_smoothing, recipe.dtype))
-    data = (np.ascontiguousarray(images), labels.astype(np.int32))
-    state, keys, data = (state, keys, jax.device_put(data)) if mesh is None else _shard(mesh, (state, keys, data))
+    check_labels(models[0], images.shape[2:], labels)
+    shared = images.strides[0] == 0  # one set for all, kept once
+    step = PopulationStep(ClassifierStep(graphdefs[0], optimizer, recipe.label_smoothing, recipe.dtype), shared)
+    images, labels = np.ascontiguousarray(images[0] if shared else images), labels.astype(np.int32)
+    if mesh is None:
+        data = jax.device_put((images, labels))
+    else:
+        state, keys, labels = _shard(mesh, (state, keys, labels))
+        data = (replicate(mesh, images) if shared else _shard(mesh, images), labels)
     history = []
     for epoch in range(recipe.epochs):
-        order = _orders(keys, np.uint32(epoch), count, recipe.batch_size)
+        order = epoch_orders(keys, np.uint32(epoch), count, recipe.batch_size)
         noise = jax.vmap(augmentation_key, (0, None))(keys, np.uint32(epoch))
         if mesh is not None:
             noise, augment = _shard(mesh, noise), replicate(mesh, augment)
@@ -71,21 +84,24 @@ def train_population(
         history.append(checked(jax.device_get(metrics), epoch))
         if progress is not None:
             progress(epoch + 1, recipe.epochs)
-    victims = [frozen_classifier(graphdefs[0], _one_of(state, victim)) for victim in range(len(keys))]
+    if mesh is not None:  # else all devices would compute every prediction of every victim
+        state = jax.device_get(state)
+    victims = [frozen_classifier(graphdefs[0], jax.device_put(_one_of(state, victim))) for victim in range(len(keys))]
     return victims, {name: np.stack([row[name] for row in history]) for name in history[0]}
 
 
 @dataclasses.dataclass(frozen=True)
 class PopulationStep:
-    """The step of every victim of a population, each on its own images, order and key."""
+    """The step of every victim of a population, each on its own order and key, and on its own images or shared ones."""
 
     step: ClassifierStep
+    shared: bool
 
     def __call__(self, state, index, order, key, images, labels, augment):
         def one(state, order, key, images, labels):
             return self.step(state, index, order, key, images, labels, augment)
 
-        return jax.vmap(one)(state, order, key, images, labels)
+        return jax.vmap(one, (0, 0, 0, None if self.shared else 0, 0))(state, order, key, images, labels)
 
 
 def _one_of(states, victim):
@@ -94,8 +110,3 @@ def _one_of(states, victim):
 
 def _shard(mesh, tree):
     return shard(mesh, tree, "replica")
-
-
-@jax.jit(static_argnums=(2, 3))
-def _orders(keys, epoch, count, batch_size):
-    return jax.vmap(lambda key: epoch_order(key, epoch, count, batch_size))(keys)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxpurify import checkpoint
+from jaxpurify.generate import run
 from jaxpurify.generate.diffusion import DiffusionRecipe, train_diffusion
 from jaxpurify.generate.energy import EnergyRecipe, train_energy
 from tests.generate.conftest import SmallEnergy, SmallNoise
@@ -37,6 +38,7 @@ def kill_soon_after_step_50(done, total, metrics):
 
 
 if __name__ == "__main__":
+    run.PAUSE = 0.0  # a checkpoint after every interval
     train(sys.argv[1], np.load(sys.argv[2]), sys.argv[3], kill_soon_after_step_50)
 
 
@@ -51,9 +53,13 @@ def test_a_killed_training_continues_bit_for_bit(kind, digits, tmp_path):
     last = checkpoint.steps(directory)[-1]
     assert 50 <= last < 120
     steps = []
-    continued, _ = train(kind, digits, directory, lambda done, total, metrics: steps.append(done))
+    continued, resumed = train(kind, digits, directory, lambda done, total, metrics: steps.append(done))
     assert steps == list(range(last + 10, 121, 10))
     whole, history = train(kind, digits, None)
     assert len(history["loss"]) == 12
+    for name, values in history.items():  # the intervals before the kill included
+        np.testing.assert_allclose(resumed[name], values, rtol=1e-6)
+    with pytest.raises(ValueError, match="holds checkpoints of another images; remove it or use another"):
+        train(kind, digits[1:], directory)
     for one, other in zip(jax.tree.leaves(continued), jax.tree.leaves(whole), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxpurify import checkpoint
+from jaxpurify.generate import run as outer
 from jaxpurify.generate.run import MAX_RESTARTS, run
 from jaxpurify.struct import struct
 from jaxpurify.train.state import TrainingDiverged
@@ -41,6 +42,11 @@ class Walk:
         if step == self.broken and int(state.restarts) < self.healed:
             total = jnp.array(jnp.nan)
         return dataclasses.replace(state, total=total, step=state.step + 1), {"loss": total}
+
+
+@pytest.fixture(autouse=True)
+def checkpoints_after_every_interval(monkeypatch):
+    monkeypatch.setattr(outer, "PAUSE", 0.0)
 
 
 def go(step, **options):
@@ -81,13 +87,31 @@ def test_a_stopped_run_continues_bit_for_bit(tmp_path):
         go(Walk(), directory=tmp_path, progress=stop)
     assert checkpoint.steps(tmp_path) == [3, 6]
     walk = Walk()
-    continued, _ = go(walk, directory=tmp_path, interval=2)
+    continued, history = go(walk, directory=tmp_path, interval=2)
+    assert len(history["loss"]) == 4  # two intervals before it was stopped and two after
     assert [step for step, _, _ in walk.seen] == [6, 7, 8, 9]
     np.testing.assert_array_equal(continued.total, whole.total)
     # A finished run has nothing left to do.
     walk = Walk()
     again, history = go(walk, directory=tmp_path)
-    assert walk.seen == [] and history == {} and again.total == whole.total
+    assert walk.seen == [] and len(history["loss"]) == 4 and again.total == whole.total
+
+
+def test_checkpoints_take_a_small_share_of_the_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(outer, "PAUSE", 1e9)
+    steps = []
+    go(Walk(), directory=tmp_path, progress=lambda done, *_: steps.append(checkpoint.steps(tmp_path)))
+    assert steps == [[3], [3], [3], [3, 10]]  # the first, and the last
+
+
+def test_a_folder_belongs_to_one_training(tmp_path):
+    options = {"steps": 10, "batch_size": 4, "unhealthy": lambda metrics: None, "retreat": lambda state: state}
+    options |= {"directory": tmp_path}
+    outer.run(Walk(), start(), IMAGES, KEY, recipe={"rate": 1}, **options)
+    with pytest.raises(ValueError, match="holds checkpoints of another recipe; remove it or use another"):
+        outer.run(Walk(), start(), IMAGES, KEY, recipe={"rate": 2}, **options)
+    with pytest.raises(ValueError, match="holds checkpoints of another key; remove it or use another"):
+        outer.run(Walk(), start(), IMAGES, jax.random.key(99), recipe={"rate": 1}, **options)
 
 
 def test_a_broken_interval_is_tried_again_with_other_noise(tmp_path):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpurify.purify import Average, Diffusion, Identity, Jpeg, Langevin, chain, repeat
+from jaxpurify.purify import Average, Diffusion, Identity, Jpeg, Langevin, TopEnergy, chain, repeat
 from jaxpurify.purify.adaptive import UNROLLED, Adaptive
 from jaxpurify.random import image_keys
 from jaxpurify.struct import struct
@@ -51,6 +51,9 @@ PURIFIERS = {
     "chain": chain(langevin(3), Diffusion(Shrink(), timestep=20, steps=3)),
     "repeat": repeat(langevin(2), 3),
     "average": Average(langevin(3), 2),
+    "average in a chain": chain(Average(langevin(3), 2), langevin(2)),
+    "repeated average": repeat(Average(langevin(3), 2), 2),
+    "filter": TopEnergy(Wave(1.0), langevin(3), 1.0),
     "identity": Identity(),
 }
 
@@ -141,6 +144,19 @@ def test_truncated_crosses_the_stages_of_a_chain_from_the_end():
     wanted = jax.grad(lambda x: (WEIGHTS * last(folded, x)).sum())(between)
     np.testing.assert_allclose(gradient(Adaptive(both, "truncated", 2)), wanted, rtol=1e-4)
     assert not np.allclose(gradient(Adaptive(both, "truncated", 3)), wanted, rtol=1e-3)
+
+
+@pytest.mark.parametrize("wrap", [chain, lambda purifier: repeat(purifier, 1)])
+def test_settings_reach_into_an_average_wherever_it_is(wrap):
+    inside = wrap(Average(langevin(4), 1))
+    cut = gradient(Adaptive(inside, "truncated", 1))
+    assert not np.allclose(cut, gradient(Adaptive(inside)), rtol=1e-3)
+    alone = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, 0), 0))(keys_for(3))
+    wanted = jax.grad(lambda x: (WEIGHTS * Adaptive(langevin(4), "truncated", 1)(alone, x)).sum())(IMAGES)
+    np.testing.assert_allclose(cut, wanted, rtol=1e-4)
+    jpegs = wrap(Average(chain(Jpeg(50), langevin(1)), 2))
+    images = jnp.tile(IMAGES, (1, 2, 2, 1))
+    assert np.isfinite(jax.grad(lambda x: Adaptive(jpegs, "truncated", 1)(keys_for(3), x).sum())(images)).all()
 
 
 def test_truncated_diffusion_keeps_the_scale_of_its_noising():

@@ -18,8 +18,9 @@ from jaxpurify import random
 from jaxpurify.networks import ConvEnergy, freeze
 from jaxpurify.networks.stored import save_network
 from jaxpurify.purify.combine import Identity, chain
-from jaxpurify.purify.dataset import purify
+from jaxpurify.purify.dataset import _Batch, purify
 from jaxpurify.purify.diffusion import Diffusion
+from jaxpurify.purify.jpeg import Jpeg
 from jaxpurify.purify.langevin import Langevin
 from jaxpurify.random import image_keys, uniform
 from jaxpurify.sharding import data_mesh, replicate, shard
@@ -75,8 +76,10 @@ def test_there_is_one_batch_shape(stored):
 
 
 @pytest.mark.parametrize(("count", "most", "devices", "calls"), [
-    (21, 16, 1, [11, 11]),  # not 16 and 16, of which 11 are there to fill up
-    (100, 32, 1, [25] * 4),
+    (21, 16, 1, [12, 12]),  # not 16 and 16, of which 11 are there to fill up
+    (97, 64, 1, [56, 56]),  # in steps of an eighth of the most, so that there are few programs
+    (98, 64, 1, [56, 56]),
+    (100, 32, 1, [28] * 4),
     (26, 32, 1, [32]),
     (30, 7, 4, [8] * 4),
     (17, 16, 4, [12, 12]),
@@ -87,6 +90,12 @@ def test_batches_are_no_larger_than_the_images_need(stored, count, most, devices
     purified = purify(Darken(), stored[:count], key=KEY, batch_size=most, mesh=mesh)
     assert calls == CALLS
     np.testing.assert_array_equal(purified, purify(Darken(), stored[:count], key=KEY, batch_size=128))
+
+
+def test_plain_functions_are_purifiers_too(stored):
+    np.testing.assert_array_equal(purify(lambda keys, images: 1 - images, stored[:5], key=KEY), 255 - stored[:5])
+    bright = Langevin(lambda images: -images.sum((1, 2, 3)), 0.1, 0.01, 2)
+    assert purify(bright, stored[:5], key=KEY).mean() > stored[:5].mean() + 50
 
 
 def test_nothing_to_do(stored, tmp_path):
@@ -120,16 +129,18 @@ def test_devices_and_batch_sizes_do_not_matter_for_a_chain(energies, noises, sto
     assert (other != expected).sum() <= 1  # of 102,400 values
 
 
-def test_it_compiles_without_collectives(energies, monkeypatch):
+def test_it_compiles_without_collectives(energies, stored, monkeypatch):
     # As on an accelerator: the generator that is quicker on CPU asks all devices for one of their numbers.
     monkeypatch.setattr(random, "_has_fast_bits", lambda keys: False)
     jax.clear_caches()
     mesh = data_mesh()
-    purifier = Langevin(energies[0], 0.02, 1e-3, 3)
-    keys, images = shard(mesh, (image_keys(KEY, jnp.arange(8)), jnp.zeros((8, 8, 8, 1))))
-    program = jax.jit(lambda purifier, keys, images: purifier(keys, images))
-    text = program.lower(replicate(mesh, purifier), keys, images).compile().as_text()
+    purifier = chain(Jpeg(50), Langevin(energies[0], 0.02, 1e-3, 3))
+    index, images = shard(mesh, (np.arange(8, dtype=np.uint32), stored[:8]))
+    program = jax.jit(_Batch(mesh)).lower(*replicate(mesh, (purifier, KEY)), index, images).compile()
+    text = program.as_text()
     assert "f32[2,8,8,1]" in text  # two of the eight images on each device
+    purified = program(*replicate(mesh, (purifier, KEY)), index, images)[0]
+    assert np.abs(np.asarray(purified).astype(int) - purify(purifier, stored[:8], key=KEY)).max() <= 1
     for collective in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
         assert collective not in text
 

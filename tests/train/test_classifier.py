@@ -186,6 +186,14 @@ def test_refusals(options, message):
         Recipe(**options)
 
 
+@pytest.mark.parametrize("label", [-1, 10])
+def test_labels_that_are_no_classes_are_refused(digits, label):
+    images, labels = digits
+    wrong = np.where(np.arange(len(labels)) == 3, label, labels)
+    with pytest.raises(ValueError, match=r"^labels span -?\d+ … \d+; the model has the classes 0 … 9$"):
+        train((images, wrong), 60)
+
+
 def test_too_few_images_are_refused(digits):
     with pytest.raises(ValueError, match="30 training images are fewer than one batch of 50"):
         train(digits, 30)

@@ -19,6 +19,12 @@ def test_the_published_constants():
     assert isinstance(recipe, Recipe) and (recipe.epochs, recipe.batch_size) == (15, 128)
 
 
+def test_equal_recipes_share_an_optimizer():
+    """Optimizers are compared by identity: another one would compile the training step again."""
+    assert HyperlightRecipe(epochs=2).optimizer(512) is HyperlightRecipe(epochs=2).optimizer(512)
+    assert HyperlightRecipe(epochs=2).optimizer(512) is not HyperlightRecipe(epochs=3).optimizer(512)
+
+
 def test_two_updates_by_hand():
     recipe = HyperlightRecipe(epochs=2, batch_size=10)
     optimizer = recipe.optimizer(50)  # ten steps: the rate rises from 0.2 to 1 over the first two

@@ -66,8 +66,24 @@ def test_victims_and_batches_can_be_split_over_devices(sets, together):
         check_equal(ours, theirs, 1e-5)
 
 
+def test_a_shared_set_is_kept_once(sets):
+    shared = np.broadcast_to(sets[0][0], sets[0].shape)
+    for mesh in (None, data_mesh(replicas=VICTIMS)):
+        victims, _ = population((shared, sets[1]), mesh=mesh)
+        copied, _ = population((np.array(shared), sets[1]), mesh=mesh)
+        for ours, theirs in zip(victims, copied, strict=True):
+            check_equal(ours, theirs, 1e-5)
+
+
+def test_victims_of_a_split_population_are_on_one_device(sets):
+    for victim in population(sets, mesh=data_mesh(replicas=VICTIMS))[0]:
+        assert {len(leaf.devices()) for leaf in jax.tree.leaves(victim)} == {1}
+
+
 def test_bad_populations_are_refused(sets):
     keys = jax.vmap(jax.random.key)(jnp.arange(VICTIMS))
+    with pytest.raises(ValueError, match=r"labels span 0 … 99; the model has the classes 0 … \d"):
+        train_population([Small(0), Small(1)], sets[0], np.where(sets[1] == 1, 99, sets[1]), keys, recipe=RECIPE)
     with pytest.raises(ValueError, match="1 models, 2 image sets"):
         train_population([Small(0)], *sets, keys, recipe=RECIPE)
     with pytest.raises(ValueError, match="differ in structure"):
