@@ -236,7 +236,7 @@ class _Grid:
         # Of the attacker's side alone: victims of another network meet the same poison.
         own = dataclasses.replace(self.scenario, victim_network=self.scenario.surrogate_network)
         path = self.directory / "poisons" / f"{run_id(row_config(own, attack, NONE, seed, self.train))}.npz"
-        with locked(path.with_suffix(".lock")):  # a second process waits, and finds the poison
+        with locked(self.directory / "locks" / path.stem):  # a second process waits, and finds the poison
             if not path.exists():
                 save_poison(path, self.crafted(attack, seed))
         return load_poison(path)

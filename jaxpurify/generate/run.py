@@ -70,36 +70,39 @@ def run(
     good, order, epoch = state, None, -1
     history = [] if kept is None else kept.history
     taken = int(state.step)
-    while taken < steps:
-        stream = jax.random.fold_in(key, np.uint32(good.restarts))
-        metrics = []
-        end = min(taken + interval, steps)
-        state = jax.tree.map(jnp.copy, good)  # the step may donate its state
-        for number in range(taken, end):
-            if order is None or epoch != number // per_epoch:
-                epoch = number // per_epoch
-                order = epoch_order(stream, np.uint32(epoch), len(images), batch_size)
-            noise = jax.random.fold_in(stream, np.uint32(number))
-            state, row = loop.call(step, state, noise, order[number % per_epoch], data)
-            metrics.append(row)
-        rows = jax.tree.map(lambda *values: np.array(values), *jax.device_get(metrics))
-        problem = unhealthy(rows)
-        if problem is not None:
-            if int(good.restarts) >= MAX_RESTARTS:
-                saved = "no checkpoint was kept"
-                if kept is not None and taken:
-                    kept.save(taken, good)
-                    saved = f"last good checkpoint: step {taken} in {directory}"
-                raise TrainingDiverged(f"training diverged between steps {taken} and {end}: {problem}; {saved}")
-            good, order = retreat(good), None
-            continue
-        good, taken = state, end
-        means = {name: values.mean() for name, values in rows.items()}
-        history.append({"step": taken, **means})
-        if kept is not None and (taken == steps or kept.due()):
+    try:
+        while taken < steps:
+            stream = jax.random.fold_in(key, np.uint32(good.restarts))
+            metrics = []
+            end = min(taken + interval, steps)
+            state = jax.tree.map(jnp.copy, good)  # the step may donate its state
+            for number in range(taken, end):
+                if order is None or epoch != number // per_epoch:
+                    epoch = number // per_epoch
+                    order = epoch_order(stream, np.uint32(epoch), len(images), batch_size)
+                noise = jax.random.fold_in(stream, np.uint32(number))
+                state, row = loop.call(step, state, noise, order[number % per_epoch], data)
+                metrics.append(row)
+            rows = jax.tree.map(lambda *values: np.array(values), *jax.device_get(metrics))
+            problem = unhealthy(rows)
+            if problem is not None:
+                if int(good.restarts) >= MAX_RESTARTS:
+                    saved = kept is not None and taken > 0
+                    where = f"last good checkpoint: step {taken} in {directory}" if saved else "no checkpoint was kept"
+                    raise TrainingDiverged(f"training diverged between steps {taken} and {end}: {problem}; {where}")
+                good, order = retreat(good), None
+                continue
+            means = {name: values.mean() for name, values in rows.items()}
+            history.append({"step": end, **means})
+            good, taken = state, end
+            if kept is not None and (taken == steps or kept.due()):
+                kept.save(taken, good)
+            if progress is not None:
+                progress(taken, steps, means)
+    except BaseException:  # Ctrl-C too: what is finished is not lost
+        if kept is not None and taken:
             kept.save(taken, good)
-        if progress is not None:
-            progress(taken, steps, means)
+        raise
     names = [name for name in history[0] if name != "step"] if history else []
     return good, {name: np.array([row[name] for row in history], np.float32) for name in names}
 

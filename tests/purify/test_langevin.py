@@ -79,9 +79,9 @@ def test_chains_on_a_gaussian_have_the_exact_mean_and_variance():
     ("options", "message"),
     [
         ({"steps": -1}, "steps=-1; a chain has 0 or more steps"),
-        ({"step_size": 0.0}, "step_size=0.0; it must be greater than 0"),
+        ({"step_size": 0.0}, "step_size=0.0; it must be a number greater than 0"),
         ({"step_size": float("nan")}, "step_size=nan"),
-        ({"temperature": -1e-4}, "temperature=-0.0001; it must be greater than 0"),
+        ({"temperature": -1e-4}, "temperature=-0.0001; it must be a number greater than 0"),
     ],
 )
 def test_refusals(options, message):
