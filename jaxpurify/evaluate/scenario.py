@@ -20,6 +20,7 @@ from jaxpurify.evaluate.purified import purified_poisoned, purify_key
 from jaxpurify.evaluate.purifiers import make_purifier
 from jaxpurify.evaluate.row import NONE as NONE
 from jaxpurify.evaluate.row import adaptive, row_config, victim_seed
+from jaxpurify.evaluate.specs import canonical
 from jaxpurify.evaluate.victims import TRAININGS, attack_success, target_hits
 from jaxpurify.networks.freeze import Frozen
 from jaxpurify.purify.dataset import purify
@@ -73,6 +74,10 @@ class Scenario:
     victim_seeds: int = 1
 
     def __post_init__(self):
+        for name in ("attacks", "defences"):
+            object.__setattr__(self, name, tuple(map(canonical, getattr(self, name))))
+        if self.surrogate_defence:
+            object.__setattr__(self, "surrogate_defence", canonical(self.surrogate_defence))
         for text in self.attacks:
             attack_of(text)
         if self.victim_seeds < 1:

@@ -32,12 +32,39 @@ def parse_spec(text: str) -> Spec:
     Raises:
       ValueError: the text is not of that form.
     """
+    name, call = _call(text)
+    options = {str(keyword.arg): _literal(keyword.value, text) for keyword in call.keywords}
+    return Spec(name, tuple(_literal(value, text) for value in call.args), options)
+
+
+def canonical(text: str) -> str:
+    """The one spelling of a spec: `badnets( count = 10 )` is `badnets(count=10)`, and so the same row.
+
+    Raises:
+      ValueError: the text is no spec.
+    """
+    return "|".join(map(_spelled, _split(text)))
+
+
+def _spelled(text: str) -> str:
+    parse_spec(text)  # refuses what is no literal
+    name, call = _call(text)
+    options = [_value(value) for value in call.args]
+    options += [f"{keyword.arg}={_value(keyword.value)}" for keyword in call.keywords]
+    return f"{name}({', '.join(options)})" if options else name
+
+
+def _value(node: ast.expr) -> str:
+    return f"{_value(node.left)}/{_value(node.right)}" if isinstance(node, ast.BinOp) else ast.unparse(node)
+
+
+def _call(text: str) -> tuple[str, ast.Call]:
+    """The name, and its options as a call that is not made."""
     match = _PART.match(text)
     if match is None:
         raise ValueError(f"{text.strip()!r} is not of the form name or name(option=value, …)")
-    name, arguments = match[1], match[2] or "()"
     try:
-        call = ast.parse(f"spec{arguments}", mode="eval").body
+        call = ast.parse(f"spec{match[2] or '()'}", mode="eval").body
     except (SyntaxError, ValueError):
         raise ValueError(f"{text.strip()!r}: the options are not Python literals") from None
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
@@ -45,8 +72,7 @@ def parse_spec(text: str) -> Spec:
     names = [keyword.arg for keyword in call.keywords]
     if None in names or len(set(names)) < len(names):
         raise ValueError(f"{text.strip()!r}: each option is given once, as option=value")
-    options = {str(keyword.arg): _literal(keyword.value, text) for keyword in call.keywords}
-    return Spec(name, tuple(_literal(value, text) for value in call.args), options)
+    return match[1], call
 
 
 def _split(text: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxpurify.evaluate.specs import Spec, parse_spec, parse_specs
+from jaxpurify.evaluate.specs import Spec, canonical, parse_spec, parse_specs
 
 
 def test_names_options_and_chains():
@@ -18,6 +18,25 @@ def test_names_options_and_chains():
 def test_literals_and_quotients():
     options = parse_spec("narcissus(epsilon=16/255, shift=-8/255, pair=(1, 2), on=True, off=None, rate=1e-3)").options
     assert options == {"epsilon": 16 / 255, "shift": -8 / 255, "pair": (1, 2), "on": True, "off": None, "rate": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("text", "spelled"),
+    [
+        ("badnets( count = 10 ,target=3)", "badnets(count=10, target=3)"),
+        (" identity() | jpeg( 50)", "identity|jpeg(50)"),
+        (
+            'narcissus(epsilon=16 / 255, shift=-8/255, choice="random")',
+            "narcissus(epsilon=16/255, shift=-8/255, choice='random')",
+        ),
+        ("repeat('langevin(steps=10)|diffusion(timestep=50, steps=2)', 5)",) * 2,
+        ("langevin(steps=38, step_size=0.008839, temperature=5.067e-05)",) * 2,
+        ("puregen-ebm",) * 2,
+    ],
+)
+def test_one_spelling(text, spelled):
+    assert canonical(text) == canonical(spelled) == spelled
+    assert parse_specs(text) == parse_specs(spelled)
 
 
 def test_bars_inside_of_brackets_and_quotes_do_not_split():
