@@ -27,8 +27,9 @@ from jaxpurify.types import StoredImages
 
 MODELS = Path("runs/grid/poisoned-public")
 SPECS = {"ebm": "langevin(steps=150, weights='{path}')", "ddpm": "diffusion(timestep=75, steps=5, weights='{path}')"}
-# Updates. The bundled energy took 8,000; the bundled diffusion model as many as here, so that it is the control.
+# Updates. The bundled energy took 8,000; the bundled diffusion model as many as here, so that it is its own control.
 STEPS = {"ebm": 1500, "ddpm": 1500}
+CONTROLS = {("ddpm", 0): "cifar10-ddpm"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +64,10 @@ def table1(epsilon: int) -> Scenario:
     return Table1(protocol="cpu-small", defences=("none",), epsilon=epsilon).scenarios()[0]
 
 
-def trained(model: str, epsilon: int) -> Path:
-    """The weights of a model that saw public images with triggers of `epsilon` levels."""
+def trained(model: str, epsilon: int) -> Path | str:
+    """The weights of a model that saw public images with triggers of `epsilon` levels: a file or a bundled name."""
+    if (model, epsilon) in CONTROLS:
+        return CONTROLS[model, epsilon]
     name = f"{model}-{epsilon}"
     path = MODELS / f"{name}.safetensors"
     with locked(MODELS / f"{name}.lock"):  # the other process waits, and finds the model
