@@ -50,8 +50,9 @@ def step(quick: bool) -> Work:
 def restarts(quick: bool) -> Work:
     """Restarts a second, one step each, of 8 restarts of 128 poisons on ResNet-9 of width 16.
 
-    Ours is one program with all restarts as the attack runs them by default; its two other forms are one program that
-    computes them side by side, and one run after the other. PyTorch runs one after the other, as published code does.
+    Ours is one program with all restarts as the attack runs them by default: the devices share them. Its two other
+    forms, on one device, are one program that computes them side by side, and one run after the other. PyTorch runs one
+    after the other, as published code does.
     """
     problem = _Problem(8 if quick else POISONS)
     number = 2 if quick else RESTARTS
