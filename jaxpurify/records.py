@@ -216,7 +216,7 @@ def device() -> str:
     jax = sys.modules.get("jax")
     if jax is None:
         return f"cpu ({host})"
-    devices = jax.devices()
+    devices = jax.local_devices()
     name = f"{devices[0].device_kind} x{len(devices)}"
     return f"{name} ({host})" if devices[0].platform == "cpu" else name
 

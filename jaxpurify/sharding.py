@@ -19,7 +19,7 @@ BATCH_AXES = ("replica", "data")
 def data_mesh(devices: Sequence[jax.Device] | None = None, *, replicas: int = 1) -> Mesh:
     """A mesh of `replicas` × (all others) over `devices` (default: all of this process).
 
-    Several hosts (`jax.distributed`) do not share a batch: each has a part of the images, or experiments of its own.
+    Several hosts (`jax.distributed`) do not share a batch: each has a part of the images.
 
     Raises:
       ValueError: `replicas` does not divide the number of devices.

@@ -46,7 +46,7 @@ def network_options(spec: str, dataset: Dataset, **given: Any) -> tuple[str, dic
     for name in given:
         if name in part.options:
             raise ValueError(f"network {spec!r} and --{name.replace('_', '-')} {given[name]} say the same twice")
-    if part.options.get("classes", options.get("classes")) != options.get("classes"):
+    if "classes" in options and part.options.get("classes", options["classes"]) != options["classes"]:
         raise ValueError(f"network {spec!r} for {options['classes']} classes; leave classes out, the data say it")
     options |= given
     return part.name, {**options, **part.options}

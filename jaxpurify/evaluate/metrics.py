@@ -16,6 +16,7 @@ from jaxpurify.evaluate.statistics import perturbation_survival as perturbation_
 from jaxpurify.evaluate.statistics import psnr as psnr
 from jaxpurify.evaluate.statistics import wilson_interval as wilson_interval
 from jaxpurify.sharding import replicate, shard
+from jaxpurify.struct import as_operand
 from jaxpurify.types import StoredImages
 
 StoredLabels = Integer[np.ndarray, "_"]
@@ -44,8 +45,7 @@ def predict(
     devices = 1 if mesh is None else mesh.size
     if batch_size < 1 or batch_size % devices:
         raise ValueError(f"batch_size is {batch_size}; it must be a positive multiple of the {devices} devices")
-    if jax.tree_util.all_leaves([classifier]):
-        classifier = jax.tree_util.Partial(classifier)
+    classifier = as_operand(classifier)
     if mesh is not None:
         classifier = replicate(mesh, classifier)
     predictions = []

@@ -145,7 +145,7 @@ def run_scenario(
 
 def kept_poison(directory: Path | str, scenario: Scenario, attack: str, seed: int) -> Poison:
     """The poison of one attack and seed of a scenario that has run in `directory`."""
-    return _Grid(scenario, Path(directory), lambda *_: None).poison(attack, seed)
+    return _Grid(scenario, Path(directory), lambda *_: None).poison(canonical(attack), seed)
 
 
 class _Grid:

@@ -38,7 +38,9 @@ def parse_spec(text: str) -> Spec:
 
 
 def canonical(text: str) -> str:
-    """The one spelling of a spec: `badnets( count = 10 )` is `badnets(count=10)`, and so the same row.
+    """A spec without needless spaces: `badnets( count = 10 )` is `badnets(count=10)`, and so the same row.
+
+    Options keep their order, and text in quotes stays as it is.
 
     Raises:
       ValueError: the text is no spec.
@@ -55,7 +57,10 @@ def _spelled(text: str) -> str:
 
 
 def _value(node: ast.expr) -> str:
-    return f"{_value(node.left)}/{_value(node.right)}" if isinstance(node, ast.BinOp) else ast.unparse(node)
+    if not isinstance(node, ast.BinOp):
+        return ast.unparse(node)
+    right = f"({_value(node.right)})" if isinstance(node.right, ast.BinOp) else _value(node.right)
+    return f"{_value(node.left)}/{right}"
 
 
 def _call(text: str) -> tuple[str, ast.Call]:

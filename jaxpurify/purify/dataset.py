@@ -44,7 +44,8 @@ def purify(
       index: position of each image in its source [N]; default 0 … N-1. Pass it when purifying a part: of several
         hosts, each purifies its own.
       batch_size: the most images in flight, rounded up to a multiple of the number of devices. Batches are of one
-        size, and no larger than N images need.
+        size: the next power of 2 where one is enough for N images, else as small as as many batches allow, in steps of
+        an eighth of the most.
       mesh: devices to use; default all of this process.
       directory: where finished batches are kept, so that the same call continues after a kill. The caller
         removes it once the result is safe.
@@ -55,7 +56,8 @@ def purify(
 
     Raises:
       ValueError: images of another type or rank, an index of another length, or a `directory` that holds the
-        unfinished result of other images, another key or another purifier; an image became NaN or infinite; a
+        unfinished result of other images, another key or another purifier, or for a purifier with functions that cannot
+        be told from others (lambdas); an image became NaN or infinite; a
         `TopEnergy` inside of another purifier, where it cannot see the whole data set.
     """
     if images.dtype != np.uint8 or images.ndim != 4:
@@ -160,6 +162,10 @@ def _open_result(directory, purifier, images, index, key, chosen):
         _keep_others(result, finished, images, chosen())
         return result, finished
     directory = Path(directory)
+    for part in jax.tree.leaves(purifier, is_leaf=lambda part: isinstance(part, jax.tree_util.Partial)):
+        name = getattr(getattr(part, "func", None), "__qualname__", "")
+        if "<" in name:  # a lambda, or a function inside of another: others have the same name
+            raise ValueError(f"{name} in the purifier cannot be told from others; without directory, or as a struct")
     identity = fingerprint(purifier, images, index, key)
     record = directory / "fingerprint.json"
     if record.exists():

@@ -12,7 +12,7 @@ import optax
 from jaxpurify import loop
 from jaxpurify.data.image import to_float
 from jaxpurify.random import named
-from jaxpurify.struct import static, struct
+from jaxpurify.struct import as_operand, static, struct
 from jaxpurify.train.batches import epoch_orders
 from jaxpurify.train.classifier import checked, cross_entropy
 from jaxpurify.train.schedule import multistep
@@ -44,7 +44,7 @@ def embed(features: Callable, images: StoredImages, *, batch_size: int = 500) ->
     if batch_size < 1 or not len(images):
         raise ValueError(f"{len(images)} images in batches of {batch_size}; both must be at least 1")
     batch_size = min(batch_size, len(images))
-    function = jax.tree_util.Partial(features) if jax.tree_util.all_leaves([features]) else features
+    function = as_operand(features)
     parts = []
     for start in range(0, len(images), batch_size):
         rows = np.arange(start, start + batch_size) % len(images)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxpurify import loop
 from jaxpurify.networks.freeze import Frozen
 from jaxpurify.sharding import replicate, shard
+from jaxpurify.struct import as_operand
 from jaxpurify.train.batches import epoch_orders
 from jaxpurify.train.classifier import (
     ClassifierStep,
@@ -64,6 +65,7 @@ def train_population(
     if any(graphdef != graphdefs[0] for graphdef in graphdefs) or any(shape != shapes[0] for shape in shapes):
         raise ValueError("the models of a population differ in structure; they must be the same network")
     state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    augment = as_operand(augment)
     check_labels(models[0], images.shape[2:], labels)
     shared = images.strides[0] == 0  # one set for all, kept once
     step = PopulationStep(ClassifierStep(graphdefs[0], optimizer, recipe.label_smoothing, recipe.dtype), shared)

@@ -115,6 +115,7 @@ def test_a_cosine_schedule_is_kept_with_the_weights(here, monkeypatch):
         ((*ENERGY[1:4], "energy.bin"), "must end with .safetensors"),
         ((*ENERGY[1:], "--network", "resnet9", "--batch-size", "8"), "no energy network"),
         ((*ENERGY[1:], "--network", "transformer", "--batch-size", "8"), "unknown network 'transformer'"),
+        ((*ENERGY[1:], "--network", "conv_energy(classes=3)", "--batch-size", "8"), "argument 'classes'"),
         (
             (*ENERGY[1:], "--network", "conv_energy(features=3)", "--features", "4", "--batch-size", "8"),
             "--features 4 say the same twice",

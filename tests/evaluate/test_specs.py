@@ -31,6 +31,7 @@ def test_literals_and_quotients():
         ),
         ("repeat('langevin(steps=10)|diffusion(timestep=50, steps=2)', 5)",) * 2,
         ("langevin(steps=38, step_size=0.008839, temperature=5.067e-05)",) * 2,
+        ("sig(epsilon = 8 / (255/2), frequency=1/2/3)", "sig(epsilon=8/(255/2), frequency=1/2/3)"),
         ("puregen-ebm",) * 2,
     ],
 )

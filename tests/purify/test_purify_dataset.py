@@ -17,7 +17,7 @@ import pytest
 from jaxpurify import random
 from jaxpurify.networks import ConvEnergy, freeze
 from jaxpurify.networks.stored import save_network
-from jaxpurify.purify.combine import Identity, chain
+from jaxpurify.purify.combine import Identity, chain, repeat
 from jaxpurify.purify.dataset import _Batch, purify
 from jaxpurify.purify.diffusion import Diffusion
 from jaxpurify.purify.jpeg import Jpeg
@@ -92,8 +92,13 @@ def test_batches_are_no_larger_than_the_images_need(stored, count, most, devices
     np.testing.assert_array_equal(purified, purify(Darken(), stored[:count], key=KEY, batch_size=128))
 
 
-def test_plain_functions_are_purifiers_too(stored):
+def test_plain_functions_are_purifiers_too(stored, tmp_path):
     np.testing.assert_array_equal(purify(lambda keys, images: 1 - images, stored[:5], key=KEY), 255 - stored[:5])
+    with pytest.raises(ValueError, match="<lambda> in the purifier cannot be told from others; without directory"):
+        purify(lambda keys, images: 1 - images, stored[:5], key=KEY, directory=tmp_path / "partial")
+    assert not (tmp_path / "partial").exists()
+    twice = chain(lambda keys, images: 1 - images, repeat(lambda keys, images: 0.5 * images, 2))
+    assert (np.abs(purify(twice, stored[:5], key=KEY) - (255.0 - stored[:5]) / 4) <= 1).all()
     bright = Langevin(lambda images: -images.sum((1, 2, 3)), 0.1, 0.01, 2)
     assert purify(bright, stored[:5], key=KEY).mean() > stored[:5].mean() + 50
 

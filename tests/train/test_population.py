@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxpurify import loop
 from jaxpurify.data.digits import read_digits
 from jaxpurify.networks.layers import BatchNorm, Conv, Linear
 from jaxpurify.sharding import data_mesh
@@ -66,13 +67,17 @@ def test_victims_and_batches_can_be_split_over_devices(sets, together):
         check_equal(ours, theirs, 1e-5)
 
 
-def test_a_shared_set_is_kept_once(sets):
+def test_a_shared_set_is_kept_once(sets, monkeypatch):
     shared = np.broadcast_to(sets[0][0], sets[0].shape)
+    seen, scan = [], loop.scan
+    monkeypatch.setattr(loop, "scan", lambda *given: seen.append(given[5].ndim) or scan(*given))
     for mesh in (None, data_mesh(replicas=VICTIMS)):
         victims, _ = population((shared, sets[1]), mesh=mesh)
         copied, _ = population((np.array(shared), sets[1]), mesh=mesh)
         for ours, theirs in zip(victims, copied, strict=True):
             check_equal(ours, theirs, 1e-5)
+        assert set(seen[: RECIPE.epochs]) == {4} and set(seen[RECIPE.epochs :]) == {5}
+        seen.clear()
 
 
 def test_victims_of_a_split_population_are_on_one_device(sets):
