@@ -33,8 +33,8 @@ gradient_matching --defences ebm`, 50 minutes of two cores (it was paused for a 
 seeds 4 and 5 are too long): 4 of 8 targets hit undefended, 4 behind the EBM, none on clean victims; seeds 8 and 9 are
 missing.
 Not run yet: the other triggered attacks behind the purifiers, Sleeper Agent, MetaPoison, random noise from scratch, and
-gradient matching crafted through the energy behind diffusion; settings of Sleeper Agent and MetaPoison are first guesses. The label-consistent backdoor is made
-on a plain surrogate, the published one on a robust one.
+gradient matching crafted through the energy behind diffusion; settings of Sleeper Agent and MetaPoison are first
+guesses. The label-consistent backdoor is made on a plain surrogate, the published one on a robust one.
 """
 
 import dataclasses
