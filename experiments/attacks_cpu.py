@@ -29,12 +29,12 @@ ten rows of `badnets(count=100)` stay in the file (one class at 100 %, the other
 63.6, behind diffusion 34.9 (30 minutes; eight of its rows are those of `equal_strength`). BadNets behind diffusion 14.3
 (13 minutes), behind the EBM 100 (16 minutes). `--group adaptive --attacks narcissus`, 65 minutes of two cores that also
 did other work: 62.8 undefended, 61.4 behind the EBM, 44.7 behind diffusion, on clean victims 35.1. `--attacks
-gradient_matching --defences ebm`, 50 minutes of two cores (it was paused for a quarter of an hour, so that `seconds` of
-seeds 4 and 5 are too long): 4 of 8 targets hit undefended, 4 behind the EBM, none on clean victims; seeds 8 and 9 are
-missing.
+gradient_matching --defences ebm`, an hour of two cores (it was paused for a quarter of an hour more, so that `seconds`
+of seeds 4 and 5 are too long): 4 of 10 targets hit undefended, 4 behind the EBM, none on clean victims; behind
+diffusion 1 of 2 so far.
 Not run yet: the other triggered attacks behind the purifiers, Sleeper Agent, MetaPoison, random noise from scratch, and
-gradient matching crafted through the energy behind diffusion; settings of Sleeper Agent and MetaPoison are first
-guesses. The label-consistent backdoor is made on a plain surrogate, the published one on a robust one.
+most of gradient matching crafted through the energy, behind diffusion; settings of Sleeper Agent and MetaPoison are
+first guesses. The label-consistent backdoor is made on a plain surrogate, the published one on a robust one.
 """
 
 import dataclasses
