@@ -1,11 +1,13 @@
 """Between stored images, uint8 0 … 255, and the float32 images in [0, 1] that every function works on."""
 
 import types
-from typing import overload
+from typing import TypeVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 import numpy as np
+
+AnyArray = TypeVar("AnyArray", Array, np.ndarray)
 
 # 1/255 in two parts, of which the first has 9 bits: its product with a level is exact, so that the sum is the
 # correctly rounded v / 255. XLA turns a division by a constant into a product with the rounded 1/255, which is
@@ -14,11 +16,7 @@ _HIGH = np.float32(257 / 65536)
 _LOW = np.float32(1 / 255 - 257 / 65536)
 
 
-@overload
-def to_float(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]: ...
-@overload
-def to_float(images: UInt8[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]: ...
-def to_float(images: UInt8[Array | np.ndarray, "*shape"]) -> Float[Array | np.ndarray, "*shape"]:
+def to_float(images: UInt8[AnyArray, "*shape"]) -> Float[AnyArray, "*shape"]:
     """v / 255: stored uint8 to float32 in [0, 1], correctly rounded, the same bits in NumPy, in JAX and under `jit`.
 
     NumPy in, NumPy out; otherwise a JAX array.
