@@ -52,3 +52,9 @@ def as_operand(function: Callable[..., Any] | None) -> Any:
     if function is not None and jax.tree_util.all_leaves([function]):
         return jax.tree_util.Partial(function)
     return function
+
+
+def make_operands(instance: Any, *names: str) -> None:
+    """`as_operand` for the named fields of a struct; for its `__post_init__`."""
+    for name in names:
+        object.__setattr__(instance, name, as_operand(getattr(instance, name)))

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from jaxpurify.random import fold
-from jaxpurify.struct import as_operand, static, struct
+from jaxpurify.struct import as_operand, make_operands, static, struct
 from jaxpurify.types import Images, Keys, Purifier
 
 
@@ -38,7 +38,7 @@ class Repeat:
     count: int = static(default=1)
 
     def __post_init__(self):
-        object.__setattr__(self, "purifier", as_operand(self.purifier))
+        make_operands(self, "purifier")
         if not isinstance(self.count, int) or self.count < 1:
             raise ValueError(f"count={self.count!r}; it must be at least 1")
 
@@ -57,7 +57,7 @@ class Average:
     kind: str = static(default="mean")
 
     def __post_init__(self):
-        object.__setattr__(self, "purifier", as_operand(self.purifier))
+        make_operands(self, "purifier")
         if not isinstance(self.count, int) or self.count < 1:
             raise ValueError(f"count={self.count!r}; it must be at least 1")
         if self.kind not in ("mean", "median"):

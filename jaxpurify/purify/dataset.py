@@ -113,12 +113,16 @@ def purify(
 def _static_batch(count: int, most: int, devices: int) -> int:
     """The one size of all batches, a multiple of `devices`."""
     if count <= most:  # a few photographs must not cost a whole batch, nor 26 and 28 of them two compiled programs
-        return -(-min(most, 1 << max(count - 1, 0).bit_length()) // devices) * devices
-    most = -(-most // devices) * devices
+        return _round_up(min(most, 1 << max(count - 1, 0).bit_length()), devices)
+    most = _round_up(most, devices)
     batches = -(-count // most)
     # 130 in two of 80 rather than of 128, the last filled up; few sizes, as each is a program of its own.
-    unit = -(-max(most // 8, 1) // devices) * devices
-    return min(-(-count // (batches * unit)) * unit, most)
+    unit = _round_up(max(most // 8, 1), devices)
+    return min(_round_up(-(-count // batches), unit), most)
+
+
+def _round_up(number: int, unit: int) -> int:
+    return -(-number // unit) * unit
 
 
 @dataclasses.dataclass(frozen=True)

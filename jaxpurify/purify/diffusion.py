@@ -11,7 +11,7 @@ import numpy as np
 from jaxpurify import loop
 from jaxpurify.purify.schedule import LINEAR, Schedule
 from jaxpurify.random import fold, normal
-from jaxpurify.struct import as_operand, static, struct
+from jaxpurify.struct import make_operands, static, struct
 from jaxpurify.types import Images, Keys, Noise
 
 SAMPLERS = ("ancestral", "ddim")
@@ -48,7 +48,7 @@ class Diffusion:
     reverse_only: bool = static(default=False)
 
     def __post_init__(self):
-        object.__setattr__(self, "noise", as_operand(self.noise))
+        make_operands(self, "noise")
         most = self.schedule.length - self.compat
         if not isinstance(self.timestep, int) or not 1 <= self.timestep <= most:
             raise ValueError(f"timestep={self.timestep}; this schedule accepts 1 to {most}")

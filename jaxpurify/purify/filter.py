@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxpurify.data.image import to_float
 from jaxpurify.sharding import replicate, shard
-from jaxpurify.struct import as_operand, static, struct
+from jaxpurify.struct import as_operand, make_operands, static, struct
 from jaxpurify.types import Energy, Images, Keys, Purifier, StoredImages
 
 
@@ -38,8 +38,7 @@ class TopEnergy:
     compat: bool = static(default=False)
 
     def __post_init__(self):
-        for name in ("energy", "purifier"):
-            object.__setattr__(self, name, as_operand(getattr(self, name)))
+        make_operands(self, "energy", "purifier")
         if isinstance(self.fraction, bool) or not isinstance(self.fraction, int | float) or not 0 <= self.fraction <= 1:
             raise ValueError(f"fraction={self.fraction!r}; it must be in [0, 1]")
 

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, UInt32
 
 from jaxpurify import loop
 from jaxpurify.random import fold, normal
-from jaxpurify.struct import as_operand, static, struct
+from jaxpurify.struct import make_operands, static, struct
 from jaxpurify.types import Energy, Images, Keys
 
 
@@ -38,7 +38,7 @@ class Langevin:
     steps: int = static(default=150)
 
     def __post_init__(self):
-        object.__setattr__(self, "energy", as_operand(self.energy))
+        make_operands(self, "energy")
         if not isinstance(self.steps, int) or self.steps < 0:
             raise ValueError(f"steps={self.steps!r}; a chain has 0 or more steps")
         for name in ("step_size", "temperature"):
