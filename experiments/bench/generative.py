@@ -109,22 +109,22 @@ class TorchEnergyTraining:
 
 
 def end_to_end(quick: bool) -> Work:
-    """Images a second from a data set on disk through 20 Langevin steps to an .npz file, 1,000 CIFAR-10 images.
+    """Images a second from an .npz file through 20 Langevin steps to another, 1,000 CIFAR-10 images.
 
     Raises:
       ValueError: CIFAR-10 is not at hand as a TFDS data set.
     """
     count, steps, batch = (128, 2, 128) if quick else (1000, 20, 128)
-    source = f"tfds:cifar10/train[:{count}]"
-    stored = load_source(source)
+    stored = load_source(f"tfds:cifar10/train[:{count}]")
     network = ConvEnergy(32, rngs=nnx.Rngs(0))
     frozen = freeze(network)
     purifier = Langevin(frozen, STEP_SIZE, TEMPERATURE, steps)
     folder = tempfile.TemporaryDirectory()  # removed when the functions below are
-    np.savez(f"{folder.name}/stored.npz", images=stored.images, labels=stored.labels)
+    source = f"{folder.name}/stored.npz"
+    np.savez(source, images=stored.images, labels=stored.labels)
 
     def call() -> None:
-        dataset = load_source(source)
+        dataset = load_source(f"npz:{source}")
         purified = purify(purifier, dataset.images, key=jax.random.key(0), batch_size=batch)
         write_npz(dataset.replace_images(purified), Path(folder.name, "ours.npz"), force=True)
 
@@ -133,7 +133,7 @@ def end_to_end(quick: bool) -> Work:
         chain.freeze(variant != "idiomatic")
 
         def purify_file() -> None:
-            with np.load(f"{folder.name}/stored.npz") as file:
+            with np.load(source) as file:
                 images, labels = file["images"], file["labels"]
             purified = []
             for start in range(0, len(images), batch):
@@ -146,5 +146,4 @@ def end_to_end(quick: bool) -> Work:
 
     first = random_images(batch)
     ours = Contender(call, lambda: sample(frozen, jnp.asarray(first)))
-    note = "ours decodes the images of the TFDS files; the peer reads them, decoded, from an .npz file"
-    return Work(count, "images/s", ours, peers.variants(build), note)
+    return Work(count, "images/s", ours, peers.variants(build))
