@@ -5,7 +5,6 @@ replace) and `target.pickle` (the image that is to be misclassified, and for tri
 """
 
 from pathlib import Path
-import pickle
 from typing import Any
 import zipfile
 
@@ -19,10 +18,9 @@ from jaxpurify.data.poison import PatchTrigger, Poison, Targets
 from jaxpurify.data.poison_setups import Setup as Setup
 from jaxpurify.data.poison_setups import read_setups as read_setups
 from jaxpurify.data.poison_setups import write_setups as write_setups
+from jaxpurify.data.portable_pickle import dump_pickle
 from jaxpurify.data.restricted_pickle import load_pickle
 from jaxpurify.destination import replacing
-
-_PROTOCOL = 4
 
 
 def read_benchmark(
@@ -43,7 +41,8 @@ def read_benchmark(
       labels: their labels [N].
       epsilon: bound on every value, units of [0, 1]; files may exceed it by one level, because published
         crafters truncate to 8 bits where others round. None: no bound.
-      test_images: the test set, uint8; given, the target's position in it is looked up.
+      test_images: the test set, uint8; given, the target's position in it is looked up. A source that carries its
+        patch already is not found there; its position is that in the file.
       search: look for each poison's base among images of its label, instead of believing the indices. Needed
         where the training set is in another order; they are the order of CIFAR-10's own files, which TFDS changes.
 
@@ -87,7 +86,8 @@ def write_benchmark(
     """Writes a poison folder that the benchmark's code can read; 8-bit values are written as they are.
 
     Several targets are also written to `sources.npz`; the benchmark itself scores the first one only. A patch
-    trigger is written beside the target; any other trigger is put on all targets.
+    trigger is written beside the target; any other trigger is put on all targets, whose positions are then in
+    `sources.npz` too.
 
     Args:
       folder: the folder to write, complete or absent.
@@ -118,8 +118,8 @@ def write_benchmark(
         temporary.mkdir()
         contents = {"poisons": poisons, "base_indices": [int(position) for position in index], "target": target}
         for name, content in contents.items():
-            (temporary / f"{name}.pickle").write_bytes(pickle.dumps(content, _PROTOCOL))
-        if len(targets) > 1:
+            (temporary / f"{name}.pickle").write_bytes(dump_pickle(content))
+        if len(targets) > 1 or shown is not targets.images:
             arrays = {"images": shown, "labels": targets.labels, "index": targets.index}
             np.savez_compressed(temporary / "sources.npz", **arrays)
 
@@ -175,6 +175,8 @@ def _read_targets(folder, test_images, shape):
             raise ValueError(f"{folder / 'sources.npz'} is not a file of sources ({error})") from error
     else:
         index = np.arange(len(images)) if test_images is None else exact_positions(images, test_images)
+        if index.min() < 0 and file.name == "source.pickle":  # the patch has been put on it
+            index = np.arange(len(images))
         if index.min() < 0:
             raise ValueError(f"{file}: the target is not among the {len(test_images)} test images")
     if trigger is not None:

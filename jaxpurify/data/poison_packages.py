@@ -13,6 +13,7 @@ from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.image import to_float, to_uint8
 from jaxpurify.data.locate import check_same_shape, exact_positions, level_limit, locate
 from jaxpurify.data.poison import Poison, Targets, poison_dataset
+from jaxpurify.data.portable_pickle import dump_pickle
 from jaxpurify.data.restricted_pickle import load_pickle
 from jaxpurify.destination import replacing
 
@@ -89,7 +90,7 @@ def write_metapoison(path: str | Path, poison: Poison, train: Dataset, test: Dat
         "yvalid": test.labels,
     }
     with replacing(Path(path), force=force) as temporary:
-        temporary.write_bytes(pickle.dumps(content, 4))
+        temporary.write_bytes(dump_pickle(content))
 
 
 def read_bullseye(

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 import dataclasses
 from pathlib import Path
-import pickle
 
 import numpy as np
 
+from jaxpurify.data.portable_pickle import dump_pickle
 from jaxpurify.data.restricted_pickle import load_pickle
 from jaxpurify.destination import replacing
 
@@ -69,7 +69,7 @@ def write_setups(path: str | Path, setups: Sequence[Setup], *, force: bool = Fal
         for setup in setups
     ]
     with replacing(Path(path), force=force) as temporary:
-        temporary.write_bytes(pickle.dumps(trials, 4))
+        temporary.write_bytes(dump_pickle(trials))
 
 
 def _check_bases(what, setup, labels):

@@ -1,6 +1,7 @@
 """Files of other people: poison folders and set-ups of the benchmark, MetaPoison and Bullseye Polytope."""
 
 import pickle
+import pickletools
 
 import jax.numpy as jnp
 import numpy as np
@@ -82,6 +83,29 @@ def test_what_is_written_is_what_the_benchmark_reads(tmp_path):
     assert label == 3 and np.array_equal(np.asarray(picture), TEST[7])
 
 
+def test_numpy_of_any_age_finds_its_names(tmp_path):
+    patched = Poison(POISONS, LABELS[INDEX], INDEX, 1, white_patch(slice(2, 5), slice(3, 6)), {}, TARGETS)
+    write_benchmark(tmp_path / "0", patched)
+    write_setups(tmp_path / "setups.pickle", [Setup(3, 7, 1, INDEX)])
+    write_metapoison(
+        tmp_path / "package.pickle",
+        POISON,
+        Dataset(IMAGES, LABELS, tuple("abcd")),
+        Dataset(TEST, LABELS[:10], tuple("abcd")),
+    )
+    written = [*(tmp_path / "0").glob("*.pickle"), tmp_path / "setups.pickle", tmp_path / "package.pickle"]
+    names = set()
+    for file in written:
+        loaded = pickle.loads(file.read_bytes())  # NumPy 2 knows the old names as well
+        assert loaded
+        names |= {
+            str(argument) for opcode, argument, _ in pickletools.genops(file.read_bytes()) if opcode.name == "GLOBAL"
+        }
+    assert {"numpy.core.multiarray _reconstruct", "numpy.core.multiarray scalar"} <= names
+    assert not any("_core" in name for name in names)
+    np.testing.assert_array_equal(pickle.loads((tmp_path / "setups.pickle").read_bytes())[0]["base indices"], INDEX)
+
+
 def test_poisons_of_a_third_class_have_no_place_in_these_files(tmp_path):
     third = Poison(POISONS, LABELS[INDEX], INDEX, 2, None, {}, TARGETS)
     with pytest.raises(ValueError, match=r"^poisons of class 1 for the attacker's class 2; these files have one class"):
@@ -135,23 +159,30 @@ def test_several_sources_are_kept_beside_the_first(tmp_path):
     ],
     ids=["scattered", "additive"],
 )
-def test_a_trigger_that_is_no_patch_is_put_on_every_source(tmp_path, trigger):
-    many = Targets(TEST[[2, 4, 9]], np.array([3, 0, 2]), np.array([2, 4, 9]))
+@pytest.mark.parametrize("rows", [[2, 4, 9], [4]])
+def test_a_trigger_that_is_no_patch_is_put_on_every_source(tmp_path, trigger, rows):
+    many = Targets(TEST[rows], np.array([3, 0, 2])[: len(rows)], np.array(rows))
     poison = Poison(POISONS, LABELS[INDEX], INDEX, 1, trigger, {}, many)
     write_benchmark(tmp_path / "0", poison)
     loaded = read_benchmark(tmp_path / "0", IMAGES, LABELS, test_images=TEST)
     shown = to_uint8(np.asarray(trigger(jnp.asarray(to_float(many.images)))))
     assert (shown != many.images).any((1, 2, 3)).all()
     np.testing.assert_array_equal(loaded.targets.images, shown)
-    assert loaded.targets.index.tolist() == [2, 4, 9] and loaded.trigger is None
+    assert loaded.targets.index.tolist() == rows and loaded.trigger is None
     picture, _ = pickle.loads((tmp_path / "0" / "target.pickle").read_bytes())
     np.testing.assert_array_equal(np.asarray(picture), shown[0])
 
 
 def test_sleeper_agent_writes_a_source_instead(tmp_path):
-    folder = write_folder(tmp_path / "0")
+    patched = white_patch(slice(2, 5), slice(3, 6))(jnp.asarray(to_float(TEST[7:8])))
+    patched = np.asarray(to_uint8(np.asarray(patched)))[0]
+    folder = write_folder(tmp_path / "0", target=(Image.fromarray(patched), 3))
+    with pytest.raises(ValueError, match=r"target\.pickle: the target is not among the 10 test images$"):
+        read_benchmark(folder, IMAGES, LABELS, test_images=TEST)
     (folder / "target.pickle").rename(folder / "source.pickle")
-    assert read_benchmark(folder, IMAGES, LABELS, test_images=TEST).targets.index.tolist() == [7]
+    loaded = read_benchmark(folder, IMAGES, LABELS, test_images=TEST).targets
+    np.testing.assert_array_equal(loaded.images, patched[None])
+    assert loaded.labels.tolist() == [3] and loaded.index.tolist() == [0]
     (folder / "source.pickle").unlink()
     with pytest.raises(ValueError, match=r"has neither target\.pickle nor source\.pickle$"):
         read_benchmark(folder, IMAGES, LABELS)
