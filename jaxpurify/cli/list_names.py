@@ -41,10 +41,11 @@ def sections() -> list[Section]:
     """Title, column names and rows of every kind of name, as the catalogues hold them."""
     from jaxpurify.attack.catalogue import ATTACKS
     from jaxpurify.cli.network import constructor_parameters
-    from jaxpurify.evaluate.crafting import ADAPTIVE, NOT_IN_SPECS
+    from jaxpurify.evaluate.crafting import NOT_IN_SPECS, spec_options
     from jaxpurify.evaluate.presets import PRESETS as SCENARIOS
     from jaxpurify.evaluate.protocol import protocol
     from jaxpurify.evaluate.purifiers import PRESETS, PURIFIERS
+    from jaxpurify.evaluate.stored_poison import STORED
     from jaxpurify.generate.diffusion import RECIPES as DIFFUSION_RECIPES
     from jaxpurify.generate.energy import RECIPES as ENERGY_RECIPES
     from jaxpurify.networks.catalogue import NETWORKS
@@ -59,12 +60,12 @@ def sections() -> list[Section]:
             ", ".join(
                 (
                     _options(attack.craft, {"apply", "params", "key", "images", "labels", *NOT_IN_SPECS}),
-                    *(ADAPTIVE if "transform" in attack.options else ()),
+                    *spec_options(attack),
                 )
             ),
             attack.source,
         )
-        for name, attack in ATTACKS.items()
+        for name, attack in {**ATTACKS, "stored": STORED}.items()
     ]
     weights = [
         (name, kind, "x".join(map(str, shape)), _made(load_weights(name)[1])) for name, (kind, shape) in BUNDLED.items()

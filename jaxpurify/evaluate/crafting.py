@@ -18,6 +18,7 @@ from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.poison import Poison, Targets
 from jaxpurify.evaluate.purifiers import make_purifier
 from jaxpurify.evaluate.specs import parse_spec
+from jaxpurify.evaluate.stored_poison import STORED
 from jaxpurify.networks.freeze import Frozen
 from jaxpurify.networks.partition import split_trainable
 from jaxpurify.purify.adaptive import Adaptive
@@ -29,6 +30,7 @@ NOT_IN_SPECS = {
     "trigger", "transform", "targets", "overlay", "mesh", "separately", "targets_together", "patch", "bases", "retrain",
     "refresh", "refresh_every", "draws", "progress",
 }  # fmt: skip
+END_TO_END = "end_to_end"  # what a spec says of features: those after every block
 # What a spec says of the purifier that an attacker crafts through, for every attack that follows a gradient.
 ADAPTIVE = ("through", "gradient", "gradient_steps", "gradient_difference")
 
@@ -39,19 +41,19 @@ def attack_of(spec: str) -> tuple[Attack, dict[str, Any], dict[str, Any]]:
     `through="langevin(steps=150)"` makes any attack that follows a gradient adaptive; `gradient`, `gradient_steps` and
     `gradient_difference` are `Adaptive`'s mode, steps and difference. `augment=4` makes an attack that takes an
     augmentation craft through shifts of up to 4 pixels and mirroring (`data.augment.ContinuousShift`). `hidden=True`
-    hides the poisons of gradient matching in the surrogate's own features.
+    hides the poisons of gradient matching in the surrogate's own features. `end_to_end=True` makes an attack on
+    features follow those after every block of the surrogate, for victims that are fine-tuned or trained from scratch.
+    `stored(path="…")` is a poison from a file (`evaluate.stored_poison`).
 
     Raises:
       ValueError: an unknown attack, positional options, an option that it does not take, a fraction where a whole
         number is due, a budget outside [1/255, 1], or an option that would do nothing without another one.
     """
     part = parse_spec(spec)
-    entry = named_attack(part.name)
+    entry = STORED if part.name == "stored" else named_attack(part.name)
     if part.positional:
         raise ValueError(f"attack {spec!r}: options are written name=value")
-    known = [name for name in entry.options if name not in NOT_IN_SPECS]
-    if "transform" in entry.options:
-        known += ADAPTIVE
+    known = [name for name in entry.options if name not in NOT_IN_SPECS] + spec_options(entry)
     unknown = [name for name in part.options if name not in known]
     if unknown:
         raise ValueError(f"attack {part.name!r} takes no option {unknown[0]!r}; known: {', '.join(known)}")
@@ -62,7 +64,24 @@ def attack_of(spec: str) -> tuple[Attack, dict[str, Any], dict[str, Any]]:
     through = {name: value for name, value in part.options.items() if name in ADAPTIVE}
     if through and "through" not in through:
         raise ValueError(f"attack {spec!r}: {next(iter(through))} goes with through='…', the purifier")
+    check_gradient(through)
     return entry, {name: value for name, value in part.options.items() if name not in through}, through
+
+
+def spec_options(entry: Attack) -> list[str]:
+    """Options that specs of an attack take beside those of its function."""
+    own = [END_TO_END] if entry.sees == "features" else []
+    return [*own, *ADAPTIVE] if "transform" in entry.options else own
+
+
+def check_gradient(through: dict[str, Any]) -> None:
+    """Raises ValueError for an option of the purifier crafted through that its kind of gradient does not use."""
+    mode = through.get("gradient", "exact")
+    if "gradient_steps" in through and mode != "truncated":
+        raise ValueError(f"gradient_steps={through['gradient_steps']!r} goes with gradient='truncated', not {mode!r}")
+    if through.get("gradient_difference") is not None and mode == "straight_through":
+        difference = through["gradient_difference"]
+        raise ValueError(f"gradient_difference={difference!r}: a straight_through gradient has no derivatives")
 
 
 def _check_options(entry, options):
@@ -76,6 +95,10 @@ def _check_options(entry, options):
             levels(options["epsilon"])
     if not isinstance(options.get("hidden", False), bool):
         raise ValueError(f"hidden={options['hidden']!r}; it must be True, the surrogate's features, or False")
+    if not isinstance(options.get(END_TO_END, False), bool):
+        raise ValueError(f"{END_TO_END}={options[END_TO_END]!r}; it must be True, the outputs of all blocks, or False")
+    if entry is STORED and not isinstance(options.get("path"), str):
+        raise ValueError(f"path={options.get('path')!r}; stored(path='…') names a file or folder")
     if "hidden_weight" in options and not options.get("hidden"):
         raise ValueError(f"hidden_weight={options['hidden_weight']!r} goes with hidden=True")
 
@@ -165,8 +188,12 @@ def _called(entry, settings, surrogate, train, key, retrain, trained):
             settings = settings | {"hidden": _hidden(apply) if settings["hidden"] else None}
         if retrain is not None and "retrain" in entry.options:
             settings = settings | {"retrain": _Retrained(retrain, surrogate, trained)}
+    elif settings.get(END_TO_END):
+        apply = _answer
+        params = params.block_outputs if isinstance(params, Frozen) else tuple(each.block_outputs for each in params)
     else:
-        apply = _features if entry.sees == "features" else _logits
+        apply = _features if entry.sees == "features" else _answer
+    settings = {name: value for name, value in settings.items() if name != END_TO_END}
     return entry.craft(apply, params, key, train.images, train.labels, **settings)
 
 
@@ -191,7 +218,7 @@ def _hidden(apply):
     return dataclasses.replace(apply, method="features")
 
 
-def _logits(model: Frozen, images):
+def _answer(model: Frozen, images):
     return model(images)
 
 

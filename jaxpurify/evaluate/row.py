@@ -8,6 +8,7 @@ from jaxpurify.data.dataset import Dataset
 from jaxpurify.evaluate.crafting import attack_of
 from jaxpurify.evaluate.protocol import fine_tuning_settings
 from jaxpurify.evaluate.purifiers import Shape, known_parts, weights_digest
+from jaxpurify.evaluate.stored_poison import STORED, file_digest
 from jaxpurify.random import named
 
 NONE = "none"
@@ -29,7 +30,9 @@ def row_config(scenario: Any, attack: str, defence: str, seed: int, train: Datas
     if scenario.training == "fine-tune":
         other["fine_tuning"] = (fine_tuning_settings(scenario.victims), None)
     if attack != NONE:
-        entry = attack_of(attack)[0]
+        entry, options, _ = attack_of(attack)
+        if entry is STORED:
+            other["file"] = (file_digest(options["path"]), None)
         other["attacker_weights"] = (_attacker_weights(scenario, attack, shape), [])
         if entry.needs_targets:
             other["targets"] = (scenario.targets, 1)
@@ -70,10 +73,15 @@ def victim_seed(seed: int, number: int) -> int:
     return int(jax.random.randint(named(jax.random.key(seed), f"victim {number}"), (), 0, 2**31 - 1))
 
 
-def adaptive(attack: str, defence: str, scenario: Any, shape: Shape) -> bool:
-    """Whether the attacker knew the defence: crafted through a part of it, or trained the surrogate behind one."""
+def adaptive(attack: str, defence: str, scenario: Any, shape: Shape, how: dict[str, Any] | None = None) -> bool:
+    """Whether the attacker knew the defence: crafted through a part of it, or trained the surrogate behind one.
+
+    Of a poison from a file there is only its own word, `how["adaptive"]`: that it was crafted through some purifier.
+    """
     if NONE in (attack, defence):
         return False
     entry, _, through = attack_of(attack)
+    if entry is STORED:
+        return bool((how or {}).get("adaptive"))
     known = (through.get("through"), scenario.surrogate_defence if entry.needs_surrogate else "")
     return any(known_parts(spec, shape) & known_parts(defence, shape) for spec in known if spec)

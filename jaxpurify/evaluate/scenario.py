@@ -79,7 +79,8 @@ class Scenario:
         if self.surrogate_defence:
             object.__setattr__(self, "surrogate_defence", canonical(self.surrogate_defence))
         for text in self.attacks:
-            attack_of(text)
+            if "retrain_every" in attack_of(text)[1] and self.training == "linear":
+                raise ValueError(f"attack {text!r}: linear victims keep the surrogate; no retrain_every")
         if self.victim_seeds < 1:
             raise ValueError(f"victim_seeds={self.victim_seeds}; it must be at least 1")
         if self.targets < 1 or self.surrogates < 1:
@@ -220,7 +221,7 @@ class _Grid:
         row = make_row(
             **{name: config[name] for name in ("protocol", "data", "attack", "defence", "victim", "seed")},
             victim_seed=config.get("victim_seed", 0),
-            adaptive=adaptive(config["attack"], config["defence"], self.scenario, self.train.images.shape[1:]),
+            adaptive=adaptive(config["attack"], config["defence"], self.scenario, self.train.images.shape[1:], how),
             natural_accuracy=counts.fraction,
             natural_accuracy_worst=counts.lowest,
             poison_success=None if success is None else success.fraction,

@@ -9,7 +9,7 @@ import numpy as np
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.poison import Poison, triggered_test_set
 from jaxpurify.evaluate.counts import Counts
-from jaxpurify.evaluate.metrics import poison_success, predict
+from jaxpurify.evaluate.metrics import natural_accuracy, poison_success, predict
 from jaxpurify.evaluate.protocol import Protocol, fine_tuning_recipe
 from jaxpurify.networks.freeze import Frozen
 from jaxpurify.random import named
@@ -62,7 +62,8 @@ def attack_success(victim: Any, poison: Poison, test: Dataset, *, scale: float =
     """How often `victim` takes what the attacker shows it for the attacker's class; None for indiscriminate attacks.
 
     Triggered attacks are counted on all triggered test images of other classes, or of the source class where
-    `how["source"]` names one; targeted ones on their target images.
+    `how["source"]` names one; targeted ones on their target images. Self-betrayal (`how["criterion"]` is "unxent")
+    wants no class but any wrong one.
 
     Args:
       victim: images [B, H, W, C] in [0, 1] to logits.
@@ -74,7 +75,12 @@ def attack_success(victim: Any, poison: Poison, test: Dataset, *, scale: float =
         return None
     if poison.trigger is None:
         shown = poison.targets
-        return None if shown is None else poison_success(victim, shown.images, shown.labels, poison.target)
+        if shown is None:
+            return None
+        if _away(poison):
+            right = natural_accuracy(victim, shown.images, shown.labels)
+            return Counts(right.trials - right.hits, right.trials)
+        return poison_success(victim, shown.images, shown.labels, poison.target)
     source = poison.how.get("source")
     if source is not None:
         test = test.select(test.labels == source)
@@ -83,10 +89,17 @@ def attack_success(victim: Any, poison: Poison, test: Dataset, *, scale: float =
 
 
 def target_hits(victim: Any, poison: Poison) -> list[bool] | None:
-    """For each target image whether `victim` takes it for the attacker's class; None for attacks without any.
+    """For each target image whether `victim` does what the attacker wants; None for attacks without any.
 
-    Attacks with a trigger are counted on triggered images instead, see `attack_success`.
+    Published trials of triggered attacks have a target too, which carries the trigger already.
     """
-    if poison.targets is None or poison.trigger is not None:
+    if poison.targets is None:
         return None
-    return (predict(victim, poison.targets.images) == poison.target).tolist()
+    predictions = predict(victim, poison.targets.images)
+    hits = predictions != poison.targets.labels if _away(poison) else predictions == poison.target
+    return hits.tolist()
+
+
+def _away(poison):
+    """Whether targets are only to leave their true class."""
+    return poison.how.get("criterion") == "unxent"

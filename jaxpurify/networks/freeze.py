@@ -34,6 +34,18 @@ class Frozen:
         """The same weights as a function from images to the classifier's penultimate features [B, F]."""
         return dataclasses.replace(self, method="features")
 
+    @property
+    def block_outputs(self) -> "Frozen":
+        """The same weights as a function from images to a list: each block's map [B, h, w, c], and the features [B, F].
+
+        Raises:
+          ValueError: the network does not give them; ResNet-9, ResNet-18 and ResNet-34 do.
+        """
+        network = nnx.merge(self.graphdef, self.state)
+        if not hasattr(network, "block_outputs"):
+            raise ValueError(f"{type(network).__name__} has no block outputs; known: ResNet9, ResNet (18 and 34)")
+        return dataclasses.replace(self, method="block_outputs")
+
 
 def freeze(model: nnx.Module) -> Frozen:
     """Evaluation-mode view of `model` as a pure callable pytree; `model` is left as it was.

@@ -61,13 +61,26 @@ class ResNet(nnx.Module):
 
     def features(self, images: Images) -> Float[Array, "batch features"]:
         """The numbers an image that the linear layer sees, flattened in (height, width, channel) order."""
+        return self._pooled(self._maps(images)[-1])
+
+    def block_outputs(self, images: Images) -> list[Array]:
+        """The map after each basic block [B, H, W, 64] … [B, H/8, W/8, 512], and the features."""
+        maps = self._maps(images)
+        return [*maps, self._pooled(maps[-1])]
+
+    def _pooled(self, images: Maps) -> Float[Array, "batch features"]:
+        return average_pool(images, self.window).reshape(images.shape[0], -1)
+
+    def _maps(self, images: Images) -> list[Maps]:
         if images.shape[1:] != self.shape:
             raise ValueError(f"images are {images.shape[1:]}; this ResNet was built for {self.shape}")
         images = jax.nn.relu(self.norm1(self.conv1(self.standardise(images))))
+        maps = []
         for stage in self.stages:
             for block in stage:
                 images = block(images)
-        return average_pool(images, self.window).reshape(images.shape[0], -1)
+                maps.append(images)
+        return maps
 
     def __call__(self, images: Images) -> Logits:
         return self.linear(self.features(images))

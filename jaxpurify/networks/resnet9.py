@@ -50,15 +50,23 @@ class ResNet9(nnx.Module):
 
     def features(self, images: Images) -> Float[Array, "batch features"]:
         """The 8w numbers an image [B, 8w] that the linear layer sees."""
+        return self._maps(images)[-1].max((1, 2))
+
+    def block_outputs(self, images: Images) -> list[Array]:
+        """What follows each max-pool, with its residual pair if it has one [B, H/2, W/2, 2w] …, and the features."""
+        maps = self._maps(images)
+        return [*maps, maps[-1].max((1, 2))]
+
+    def _maps(self, images: Images) -> list[Maps]:
         if images.shape[1] % 8 or images.shape[2] % 8:
             raise ValueError(f"images are {images.shape[1:3]}; height and width must be multiples of 8")
         images = self.prepare(self.standardise(images))
-        images = max_pool(self.layer1(images), 2)
-        images = images + self.residual1[1](self.residual1[0](images))
-        images = max_pool(self.layer2(images), 2)
-        images = max_pool(self.layer3(images), 2)
-        images = images + self.residual3[1](self.residual3[0](images))
-        return images.max((1, 2))
+        first = max_pool(self.layer1(images), 2)
+        first = first + self.residual1[1](self.residual1[0](first))
+        second = max_pool(self.layer2(first), 2)
+        third = max_pool(self.layer3(second), 2)
+        third = third + self.residual3[1](self.residual3[0](third))
+        return [first, second, third]
 
     def __call__(self, images: Images) -> Logits:
         return 0.125 * self.linear(self.features(images))

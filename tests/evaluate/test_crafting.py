@@ -17,6 +17,7 @@ from jaxpurify.evaluate.crafting import adaptive_purifier, attack_of, choose_tar
 from jaxpurify.evaluate.protocol import protocol
 from jaxpurify.evaluate.row import adaptive
 from jaxpurify.evaluate.scenario import Scenario, run_scenario
+from jaxpurify.networks import ResNet9
 from jaxpurify.networks.catalogue import NETWORKS
 from jaxpurify.networks.freeze import freeze
 from jaxpurify.networks.layers import BatchNorm, Conv, Linear
@@ -124,6 +125,16 @@ def test_targets_are_of_one_other_class_and_follow_the_key():
         ("narcissus(epsilon=None)", r"^epsilon is None; it must be from 1/255 to 1, in units of \[0, 1\]$"),
         ("narcissus(epsilon='large')", r"^epsilon is 'large'; it must be from 1/255 to 1, in units of \[0, 1\]$"),
         ("bullseye(epsilon=0)", r"^epsilon is 0; it must be from 1/255 to 1, in units of \[0, 1\]$"),
+        (
+            "narcissus(through='jpeg', gradient_steps=3)",
+            r"^gradient_steps=3 goes with gradient='truncated', not 'exact'$",
+        ),
+        (
+            "narcissus(through='jpeg', gradient='straight_through', gradient_difference=0.01)",
+            r"^gradient_difference=0\.01: a straight_through gradient has no derivatives$",
+        ),
+        ("bullseye(end_to_end=2)", r"^end_to_end=2; it must be True, the outputs of all blocks, or False$"),
+        ("narcissus(end_to_end=True)", r"takes no option 'end_to_end'"),
         ("badnets(epsilon=8)", r"^epsilon is 8; it must be from 1/255 to 1, in units of \[0, 1\]$"),
     ],
 )
@@ -169,6 +180,25 @@ def watched(monkeypatch, name):
 
     monkeypatch.setattr(module, "advance", advance)
     return seen
+
+
+def test_features_of_every_block_are_followed_on_request(tiny):
+    digits = load_source("digits[:200]")
+    network, other = (freeze(ResNet9(4, channels=1, rngs=nnx.Rngs(seed))) for seed in range(2))
+    poisons = []
+    for option in ("", ", end_to_end=True"):
+        entry, settings, _ = attack_of(f"bullseye(target=3, count=5, steps=2{option})")
+        targets = choose_targets(digits, jax.random.key(0), 3, 1)
+        poisons.append(craft(entry, settings | {"targets": targets}, (network, other), digits, jax.random.key(0)))
+    assert [poison.how["blocks"] for poison in poisons] == [[1, 1], [4, 4]]
+    assert (poisons[0].images != poisons[1].images).any()
+    with pytest.raises(ValueError, match=r"^Flat has no block outputs; known: ResNet9, ResNet \(18 and 34\)$"):
+        craft(entry, settings | {"targets": targets}, freeze(Flat(rngs=nnx.Rngs(0))), digits, jax.random.key(0))
+
+
+def test_linear_victims_keep_the_surrogate(tiny):
+    with pytest.raises(ValueError, match=r"linear victims keep the surrogate; no retrain_every$"):
+        Scenario(tiny, ("sleeper_agent(count=5, retrain_every=1)",), (), (0,), training="linear")
 
 
 @pytest.mark.parametrize("members", [1, 2])

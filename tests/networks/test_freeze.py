@@ -5,9 +5,10 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxpurify import types
-from jaxpurify.networks import ResidualEnergy, ResNet9, freeze
+from jaxpurify.networks import ResidualEnergy, ResNet9, freeze, hlb_s, resnet18
 
 run = jax.jit(lambda model, images: model(images))
 IMAGES = jnp.asarray(np.random.RandomState(0).uniform(size=(2, 8, 8, 3)), jnp.float32)
@@ -63,6 +64,20 @@ def test_features_lead_to_the_logits():
     features = run(frozen.features, IMAGES)
     assert features.shape == (2, 32)
     np.testing.assert_allclose(0.125 * features @ model.linear.kernel[...], run(frozen, IMAGES), atol=1e-6)
+
+
+def test_block_outputs_end_in_the_features():
+    images = jnp.tile(IMAGES, (1, 32 // IMAGES.shape[1], 32 // IMAGES.shape[2], 1))
+    for model, channels in (
+        (ResNet9(4, rngs=nnx.Rngs(0)), [8, 16, 32]),
+        (resnet18(rngs=nnx.Rngs(0)), [64, 128, 256, 512]),
+    ):
+        frozen = freeze(model)
+        *maps, features = run(frozen.block_outputs, images)
+        np.testing.assert_allclose(features, run(frozen.features, images), rtol=1e-6)
+        assert sorted({each.shape[-1] for each in maps}) == channels and all(each.ndim == 4 for each in maps)
+    with pytest.raises(ValueError, match=r"^HLB has no block outputs; known: ResNet9, ResNet "):
+        run(freeze(hlb_s(rngs=nnx.Rngs(0))).block_outputs, images)
 
 
 def test_gradients_and_ensembles_go_through():

@@ -1,0 +1,88 @@
+"""Poisons from files in grids: other people's folders and our own, by content and not by name."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from jaxpurify.attack import badnets
+from jaxpurify.data import Dataset, Poison, Targets, save_poison
+from jaxpurify.data.interchange import write_benchmark
+from jaxpurify.data.poison_packages import write_bullseye, write_metapoison
+from jaxpurify.evaluate.crafting import attack_of
+from jaxpurify.evaluate.scenario import Scenario, run_scenario
+from jaxpurify.evaluate.stored_poison import stored
+from jaxpurify.networks.catalogue import NETWORKS
+from jaxpurify.records import read_rows
+from tests.evaluate.flat import Flat, tiny_protocol
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setitem(NETWORKS, "flat", Flat)
+    return tiny_protocol()
+
+
+def patched(train, test, target=3):
+    poison = badnets(train.images, train.labels, jax.random.key(0), target=target, count=60)
+    at = np.flatnonzero(test.labels != target)[:2]
+    return dataclasses.replace(poison, targets=Targets(test.images[at], test.labels[at], at))
+
+
+def test_a_folder_of_the_benchmark_is_an_attack_of_a_grid(tiny, tmp_path):
+    train, test = tiny.load()
+    write_benchmark(tmp_path / "trial", patched(train, test))
+    attack = f"stored(path='{tmp_path / 'trial'}', epsilon=1.0)"
+    rows = read_rows(run_scenario(Scenario(tiny, (attack,), (), (0, 1)), tmp_path / "grid"))
+    poisoned = [row for row in rows if row["attack"] != "none"]
+    assert [(row["target"], row["poisons"], row["adaptive"]) for row in poisoned] == [(3, 60, False)] * 2
+    assert all(row["poison_success"] > 0.5 > row["trigger_success_clean"] for row in poisoned)
+    assert all(len(row["target_hits"]) == 2 for row in poisoned) and any(sum(row["target_hits"]) for row in poisoned)
+    write_benchmark(tmp_path / "trial", patched(train, test, target=5), force=True)
+    fresh = run_scenario(Scenario(tiny, (attack,), (), (0,)), tmp_path / "other")
+    assert poisoned[0]["run_id"] not in {row["run_id"] for row in read_rows(fresh)}
+
+
+def test_every_format_is_read(tmp_path):
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 200, (40, 12, 12, 3)).astype(np.uint8), np.arange(40, dtype=np.int32) % 4
+    train, test = Dataset(images, labels, tuple("abcd")), Dataset(255 - images, labels, tuple("abcd"))
+    index = np.array([5, 9])
+    targets = Targets(test.images[:1], labels[:1], np.arange(1))
+    poison = Poison(images[index] + np.uint8(8), labels[index], index, 1, None, {}, targets)
+    save_poison(tmp_path / "poison.npz", poison)
+    write_benchmark(tmp_path / "folder", poison)
+    write_metapoison(tmp_path / "package", poison, train, test)
+    write_bullseye(tmp_path / "file", poison)
+    places = {"poison.npz": None, "folder": None, "package": "metapoison", "file": "bullseye"}
+    for name, form in places.items():
+        read = stored(images, labels, jax.random.key(0), path=str(tmp_path / name), format=form)
+        assert sorted(read.index.tolist()) == [5, 9] and read.target == 1
+        np.testing.assert_array_equal(read.images[np.argsort(read.index)], poison.images)
+    with pytest.raises(ValueError, match=r"poison 0 differs by 8 levels from training image 5, 5 are allowed"):
+        stored(images, labels, jax.random.key(0), path=str(tmp_path / "folder"), epsilon=4 / 255)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"path": "poison.bin"}, r"^format is None for poison\.bin; known: npz, benchmark, metapoison, bullseye$"),
+        ({"path": "poison.npz", "format": "zip"}, r"^format is 'zip' for poison\.npz; known: npz, "),
+        ({"path": "poison.npz", "search": True}, r"^search is True for poison\.npz; it is an option of format 'bench"),
+        ({"path": "poison.npz", "epsilon": 0.1}, r"^epsilon is 0\.1; poisons in poison\.npz say theirs themselves$"),
+        ({"path": "missing.npz"}, r"^missing\.npz is not a readable poison file "),
+    ],
+)
+def test_bad_input_is_one_clear_line(options, message):
+    train, _ = tiny_protocol().load()
+    with pytest.raises(ValueError, match=message) as caught:
+        stored(train.images, train.labels, jax.random.key(0), **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_grid_needs_the_file_before_it_starts(tiny, tmp_path):
+    with pytest.raises(ValueError, match=r"^path=None; stored\(path='…'\) names a file or folder$"):
+        attack_of("stored()")
+    with pytest.raises(ValueError, match=r"missing\.npz cannot be read \(No such file or directory\)$"):
+        run_scenario(Scenario(tiny, (f"stored(path='{tmp_path / 'missing.npz'}')",), (), (0,)), tmp_path / "grid")
