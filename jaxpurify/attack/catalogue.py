@@ -84,7 +84,7 @@ ATTACKS: dict[str, Attack] = {
         "arXiv:1912.02771",
     ),
     "narcissus": Attack(
-        narcissus, "optimised universal trigger, labels kept", "logits", True, False, "arXiv:2204.05255"
+        narcissus, "optimised universal trigger, labels kept", "parameters", True, False, "arXiv:2204.05255"
     ),
     "hidden_trigger": Attack(
         hidden_trigger, "features of a patch that no training image shows (HTBD), labels kept", "features", True,

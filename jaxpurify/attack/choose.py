@@ -39,6 +39,21 @@ def check_whole(**values: Any) -> None:
             raise ValueError(f"{name} is {value!r}; it must be a whole number")
 
 
+def check_draws(transform_draws: int, *views: Any) -> None:
+    """Refuses draws of `views`, the purifier and the augmentation, that would all be the same, since both are None.
+
+    Raises:
+      ValueError: not a whole number of at least 1, or above 1 without a view.
+    """
+    check_whole(transform_draws=transform_draws)
+    if transform_draws < 1:
+        raise ValueError(f"transform_draws is {transform_draws}; it must be at least 1")
+    if transform_draws > 1 and all(view is None for view in views):
+        raise ValueError(
+            f"transform_draws is {transform_draws}; more than 1 needs noise to draw: a transform or augment"
+        )
+
+
 def poison_count(count: int | None, fraction: float | None, total: int) -> int:
     """The number of poisons from `count`, or from `fraction` of all `total` training examples (rounded).
 

@@ -5,16 +5,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Integer, Key, UInt8
 import numpy as np
 import optax
 
 from jaxpurify import loop
 from jaxpurify.attack.badnets import patch_trigger
 from jaxpurify.attack.budget import add_levels, apply_trigger, levels, to_levels
-from jaxpurify.attack.choose import StoredLabels, check_dataset, check_target, choose, poison_count, positions
+from jaxpurify.attack.choose import StoredLabels, check_dataset, check_draws, check_target
 from jaxpurify.attack.signed_adam import project
 from jaxpurify.attack.surrogate import Apply, class_count
+from jaxpurify.attack.targeted import choose_base
 from jaxpurify.data.image import to_float
 from jaxpurify.data.poison import Poison
 from jaxpurify.random import fold, image_keys, named, uniform
@@ -32,6 +33,7 @@ def clean_label_backdoor(
     target: int,
     count: int | None = None,
     fraction: float | None = None,
+    bases: Integer[np.ndarray, "_"] | None = None,
     epsilon: float = 8 / 255,
     steps: int = 20,
     step_size: float = 2 / 255,
@@ -59,7 +61,8 @@ def clean_label_backdoor(
       labels: their labels, integers [N].
       target: the class that the trigger is to mean.
       count: how many of its images are poisoned; or
-      fraction: the same as a share of all N images.
+      fraction: the same as a share of all N images; or
+      bases: the positions of the images that become poisons, of class `target`.
       epsilon: bound of the ascent (and, with `clamp_trigger`, of the poison), units of [0, 1].
       steps, step_size: of the ascent from a uniformly random start; 0 steps leave out start and ascent.
       trigger: any `images -> images` in [0, 1]; None: the patch of `badnets.patch_trigger` that `pattern`, `size` and
@@ -85,14 +88,13 @@ def clean_label_backdoor(
     check_dataset(images, labels)
     check_target(target, labels)
     levels(epsilon)
-    if steps < 0 or batch_size < 1 or transform_draws < 1 or not step_size > 0:
+    check_draws(transform_draws, transform)
+    if steps < 0 or batch_size < 1 or not step_size > 0:
         raise ValueError(
-            f"steps={steps}, step_size={step_size}, batch_size={batch_size}, transform_draws={transform_draws}; "
-            "at least 0, above 0, and at least 1"
+            f"steps={steps}, step_size={step_size}, batch_size={batch_size}; at least 0, above 0, and at least 1"
         )
-    number = poison_count(count, fraction, len(labels))
-    candidates = positions(labels == target)
-    index = choose(named(key, "choice"), candidates, number, what=f"images of class {target}")
+    index = choose_base(named(key, "choice"), labels, target, count, fraction, bases)
+    number = len(index)
     apply = as_operand(apply)
     members = tuple(params) if isinstance(params, tuple | list) else (params,)
     for member in members:
@@ -197,8 +199,7 @@ def _losses(problem, stored):
 def _cross_entropy(problem, images, index):
     """Cross-entropy [P] at the target class, averaged over members and draws of the transform."""
     total = jnp.zeros(len(images))
-    draws = problem.transform_draws if problem.transform is not None else 1
-    for draw in range(draws):
+    for draw in range(problem.transform_draws):
         seen = images
         if problem.transform is not None:
             seen = problem.transform(fold(fold(problem.keys, index), draw), images)
@@ -206,4 +207,4 @@ def _cross_entropy(problem, images, index):
             logits = problem.apply(member, seen)
             wanted = jnp.full(logits.shape[:1], problem.label)
             total = total + optax.softmax_cross_entropy_with_integer_labels(logits, wanted)
-    return total / (draws * len(problem.members))
+    return total / (problem.transform_draws * len(problem.members))

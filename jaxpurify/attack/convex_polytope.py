@@ -97,7 +97,7 @@ def convex_polytope(
         augment=augment,
     )
     poisons, blocks = problem.bases.shape[1], len(jax.tree.leaves(problem.aims))
-    coefficients = jnp.full((blocks, problem.copies * len(problem.bases), poisons), 1 / poisons, jnp.float32)
+    coefficients = jnp.full((blocks, problem.transform_draws * len(problem.bases), poisons), 1 / poisons, jnp.float32)
     state = initial_state(problem, start_at(problem, start), coefficients)
     (delta, _, coefficients), _ = descend(problem, state, steps, progress)
     how = {

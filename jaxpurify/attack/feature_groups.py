@@ -11,7 +11,7 @@ from jaxtyping import Array, Integer, Key
 import numpy as np
 
 from jaxpurify.attack.budget import add_levels, levels, to_levels
-from jaxpurify.attack.choose import Index, StoredLabels
+from jaxpurify.attack.choose import Index, StoredLabels, check_draws
 from jaxpurify.attack.feature_steps import OPTIMIZERS, Problem, check_finite, measure, network_features
 from jaxpurify.attack.surrogate import Apply
 from jaxpurify.attack.targeted import aims, choose_base
@@ -54,6 +54,7 @@ def choose_groups(
         that are out of range or of another class, or more poisons than images of the class.
     """
     aimed = aims(images, labels, key, target, targets, separately)
+    bases = None if bases is None else np.asarray(bases)
     rows = [bases] * len(aimed)
     if bases is not None and bases.ndim == 2:
         if not separately or len(bases) != len(aimed):
@@ -90,17 +91,18 @@ def make_problem(
     """The problem of all groups, each `restarts` times in a row, with the targets' features computed once.
 
     Raises:
-      ValueError: `epsilon` outside [1/255, 1], counts below 1, an unknown optimiser, a learning rate that is not
-        above 0, or an `apply` that does not give features.
+      ValueError: `epsilon` outside [1/255, 1], counts below 1, draws of no noise, an unknown optimiser, a learning rate
+        that is not above 0, or an `apply` that does not give features.
     """
     levels(epsilon)
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer is {optimizer!r}; known: {', '.join(OPTIMIZERS)}")
     if not 0 < learning_rate < math.inf:
         raise ValueError(f"learning_rate is {learning_rate}; it must be above 0")
-    for name, number in (("restarts", restarts), ("draws", draws), ("transform_draws", transform_draws)):
+    for name, number in (("restarts", restarts), ("draws", draws)):
         if number is not None and number < 1:
             raise ValueError(f"{name} is {number}; it must be at least 1")
+    check_draws(transform_draws, transform, augment)
     members = tuple(params) if isinstance(params, tuple | list) else (params,)
     if not members:
         raise ValueError("params holds no surrogate; give at least one")

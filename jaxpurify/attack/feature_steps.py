@@ -61,11 +61,6 @@ class Problem:
     draws: int | None = static()
     transform_draws: int = static()
 
-    @property
-    def copies(self) -> int:
-        """How often a group's poisons go through the network in one step."""
-        return self.transform_draws if self.transform is not None or self.augment is not None else 1
-
 
 def network_features(
     apply: PyTree,
@@ -98,7 +93,7 @@ def poison_features(delta: Array, index: Any, problem: Problem) -> tuple:
     """
     images = to_float(problem.bases) + delta
     if problem.transform is not None or problem.augment is not None:
-        copies = problem.copies
+        copies = problem.transform_draws
         keys = jax.vmap(lambda draw: jax.vmap(lambda key, rows: _draw_keys(key, index, draw, rows))(*_names(problem)))(
             jnp.arange(copies)
         ).reshape(-1)
@@ -115,9 +110,9 @@ def poison_features(delta: Array, index: Any, problem: Problem) -> tuple:
 
 def losses_at(delta: Array, index: Any, problem: Problem, memory: PyTree) -> tuple[Float[Array, "groups"], PyTree]:
     """The objective of each group in step `index`, averaged over the draws, and what it remembers."""
-    aims = jax.tree.map(lambda block: jnp.concatenate([block] * problem.copies), problem.aims)
+    aims = jax.tree.map(lambda block: jnp.concatenate([block] * problem.transform_draws), problem.aims)
     losses, memory = problem.objective(poison_features(delta, index, problem), aims, memory)
-    return losses.reshape(problem.copies, -1).mean(0), memory
+    return losses.reshape(problem.transform_draws, -1).mean(0), memory
 
 
 def start_at(problem: Problem, start: str) -> Float[Array, "groups poisons height width channels"]:

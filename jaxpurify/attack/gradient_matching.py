@@ -14,7 +14,7 @@ from jaxpurify.attack.budget import levels
 from jaxpurify.attack.choose import StoredLabels
 from jaxpurify.attack.crafting import check_settings, crafted_poison, start
 from jaxpurify.attack.matching import Passenger, check_criterion
-from jaxpurify.attack.matching_objective import Matching, ensemble, target_gradients
+from jaxpurify.attack.matching_objective import Matching, check_batches, ensemble, target_gradients
 from jaxpurify.attack.side_by_side import advance_each
 from jaxpurify.attack.surrogate import Apply
 from jaxpurify.attack.targeted import Aim, aims, check_base, check_outputs, choose_base, make_crafting, split_over
@@ -89,7 +89,8 @@ def gradient_matching(
       bases: the positions of the images that become poisons, of class `base`.
       epsilon: bound of every value, units of [0, 1]; holds in stored 8-bit images.
       loss: Φ, a name from `attack.matching.PASSENGERS` or a `Passenger` with its options.
-      criterion: of the targets: "xent", "cw", "cw2", or "unxent" (away from their true labels: self-betrayal).
+      criterion: of the targets: "xent", "cw", "cw2", or "unxent" (away from their true labels: self-betrayal,
+        which has no use for `target`).
       steps: of the optimiser.
       restarts: random starts, all in one program; this process's devices share them where they can do so evenly.
       restarts_together: how many of them side by side on a device, a divisor of `restarts`; memory grows with it.
@@ -130,7 +131,9 @@ def gradient_matching(
     levels(epsilon)
     check_settings(steps, restarts, learning_rate, optimizer)
     _check_privacy(private_clip, private_noise)
-    _check_batches(match, engine, micro_batch, restarts, restarts_together)
+    check_batches(match, micro_batch, engine)
+    if restarts_together is not None and (restarts_together < 1 or restarts % restarts_together):
+        raise ValueError(f"restarts_together is {restarts_together}; it must divide the {restarts} restarts")
     if targets_together is not None and not separately:
         raise ValueError(f"targets_together is {targets_together}; it goes with separately")
     if separately and mesh is not None:
@@ -156,6 +159,10 @@ def gradient_matching(
     )
     how_to = (epsilon, learning_rate, steps, decay, optimizer, restarts_together or 0)
     aimed = aims(images, labels, key, target, targets, separately)
+    if criterion == "unxent" and base is None and any(len(set(aim.targets.labels.tolist())) > 1 for aim in aimed):
+        raise ValueError(
+            "targets are of several classes; with criterion 'unxent' base must say of which the poisons are"
+        )
     own = [int(aim.targets.labels[0]) if criterion == "unxent" else aim.target for aim in aimed]
     classes = own if base is None else [base if isinstance(base, str) else int(base)] * len(aimed)
     craftings = []
@@ -209,15 +216,6 @@ def _check_privacy(clip, noise):
         raise ValueError(f"private_noise is {noise}; it goes with private_clip, the norm that it is a share of")
     if clip is not None and (not clip > 0 or noise < 0):
         raise ValueError(f"private_clip is {clip} and private_noise is {noise}; above 0, and 0 or more")
-
-
-def _check_batches(match, engine, micro_batch, restarts, together):
-    if together is not None and (together < 1 or restarts % together):
-        raise ValueError(f"restarts_together is {together}; it must divide the {restarts} restarts")
-    if match == "minibatch" and micro_batch is None:
-        raise ValueError("match is 'minibatch'; micro_batch must say how many poisons are matched together")
-    if engine == "reverse" and match == "all" and micro_batch is not None:
-        raise ValueError(f"micro_batch is {micro_batch}; engine 'reverse' keeps all rows in memory that are matched")
 
 
 def _aimed(common: Matching, aim: Aim, criterion: str, per_target: bool) -> Matching:

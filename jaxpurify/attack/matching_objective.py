@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 import optax
 
-from jaxpurify.attack.choose import check_whole
+from jaxpurify.attack.choose import check_draws, check_whole
 from jaxpurify.attack.crafting import Crafting
 from jaxpurify.attack.matching import CRITERIA, Passenger
 from jaxpurify.attack.second_order import apply_rows, reverse_over_reverse, two_pass
@@ -60,9 +60,10 @@ class Matching:
             raise ValueError(f"match is {self.match!r}; known: {', '.join(MATCHES)}")
         if self.engine not in ENGINES:
             raise ValueError(f"engine is {self.engine!r}; known: {', '.join(ENGINES)}")
-        check_whole(micro_batch=self.micro_batch, transform_draws=self.draws)
-        if self.draws < 1 or (self.micro_batch is not None and self.micro_batch < 1):
-            raise ValueError(f"micro_batch is {self.micro_batch} and draws is {self.draws}; at least 1 each")
+        check_draws(self.draws, self.view.transform, self.view.augment)
+        check_whole(micro_batch=self.micro_batch)
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError(f"micro_batch is {self.micro_batch}; it must be at least 1")
 
     def __call__(self, delta: Rows, key: Key[Array, ""], crafting: Crafting) -> tuple[Float[Array, ""], Rows]:
         keys = image_keys(named(key, "images"), crafting.index)
@@ -130,6 +131,14 @@ def clipped_and_noised(gradient: PyTree, clip: Any, noise: Any, key: Key[Array, 
         for place, leaf in enumerate(leaves)
     ]
     return jax.tree.unflatten(structure, noised)
+
+
+def check_batches(match: str, micro_batch: int | None, engine: str = "two-pass") -> None:
+    """Raises ValueError where `micro_batch` is missing or would do nothing."""
+    if match == "minibatch" and micro_batch is None:
+        raise ValueError("match is 'minibatch'; micro_batch must say how many poisons are matched together")
+    if engine == "reverse" and match == "all" and micro_batch is not None:
+        raise ValueError(f"micro_batch is {micro_batch}; engine 'reverse' keeps all rows in memory that are matched")
 
 
 def ensemble(apply: Any, params: PyTree) -> tuple[tuple, tuple]:

@@ -69,11 +69,13 @@ def metapoison(
     θ_0 = a member's parameters, θ_{k+1} = θ_k - inner_rate · ∇ mean CE(f(x + δ; θ_k), y), and the objective is
     criterion(f(x_target; θ_K), target), or its mean over depths 1 … K, summed over the members.
 
-    Two published forms. The framework's (as in arXiv:2009.02276's code): `unroll` steps on the poisons alone,
-    criterion "xent", as the arguments stand otherwise. The original's: `depths="mean"`, criterion "cw2",
-    `clean_count=125`, `later_poisons=False`, `optimizer="adam"` with `learning_rate=200/255`, an ensemble of members
-    at different epochs, and `refresh` that trains each on by an epoch of clean data or starts it afresh. It starts at
-    uniform numbers and drops its rate at steps 20 and 40 of 60 only; here both are as in `gradient_matching`.
+    Two published forms, and the defaults are a short one between them. The framework's (as in arXiv:2009.02276's
+    code): unrolled steps on the poisons alone at the rate with which its victim ends, `inner_rate=0.0001`, criterion
+    "xent", `steps=250`, `restarts=8`, `epsilon=16/255`. The original's: `depths="mean"`, criterion "cw2",
+    `clean_count=125`, `later_poisons=False`, `optimizer="adam"` with `learning_rate=200/255`, an ensemble of 24 members
+    at different epochs, and `refresh` that trains each on by an epoch of clean data or starts it afresh: the caller's
+    work, which grids do not do. It starts at uniform numbers and drops its rate at steps 20 and 40 of 60 only; here
+    both are as in `gradient_matching`.
 
     Args:
       apply: the surrogate, `(params, images) -> logits`, in evaluation mode; a list with one a member where members
@@ -94,7 +96,7 @@ def metapoison(
       bases: the positions of the images that become poisons, of class `base`.
       epsilon: bound of every value, units of [0, 1]; holds in stored 8-bit images.
       unroll: K.
-      inner_rate: of the unrolled steps: the victim's rate at the end of its schedule.
+      inner_rate: of the unrolled steps: the victim's rate where it is to be met; the original begins with 0.1.
       criterion: "xent", "cw", "cw2", of the targets.
       depths: "last" depth only, or "mean" over all of them.
       clean_count: clean training images, drawn anew for each inner step, that train beside the poisons.

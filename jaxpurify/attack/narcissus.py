@@ -3,7 +3,6 @@
 import math
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt8
 import numpy as np
@@ -11,8 +10,18 @@ import optax
 
 from jaxpurify import loop
 from jaxpurify.attack.budget import add_levels, levels, to_levels
-from jaxpurify.attack.choose import StoredLabels, check_dataset, check_target, choose, poison_count, positions
+from jaxpurify.attack.choose import (
+    StoredLabels,
+    check_dataset,
+    check_draws,
+    check_target,
+    choose,
+    poison_count,
+    positions,
+)
+from jaxpurify.attack.matching_objective import ensemble
 from jaxpurify.attack.surrogate import Apply, class_count, triggered
+from jaxpurify.attack.warm_up import class_batch, warm_up
 from jaxpurify.data.image import to_float
 from jaxpurify.data.poison import AdditiveTrigger, Poison
 from jaxpurify.random import image_keys, named
@@ -23,7 +32,7 @@ OPTIMIZERS = {"adam": optax.adam, "radam": optax.radam}
 
 
 def narcissus(
-    apply: Apply,
+    apply: Apply | tuple | list,
     params: PyTree,
     key: Key[Array, ""],
     images: StoredImages,
@@ -34,6 +43,8 @@ def narcissus(
     fraction: float | None = None,
     epsilon: float = 16 / 255,
     surrogate_label: int | None = None,
+    warmup_epochs: int = 0,
+    warmup_rate: float = 0.1,
     steps: int = 1000,
     learning_rate: float = 0.005,
     batch_size: int = 350,
@@ -51,10 +62,12 @@ def narcissus(
     CE(f(clip(x + delta, 0, 1)), surrogate_label), by Adam or RAdam from delta = 0.
 
     Args:
-      apply: the surrogate, `(params, images [B, H, W, C] in [0, 1]) -> logits [B, classes]`, in evaluation mode.
-      params: its weights, or a tuple or list of members, over which the cross-entropy is averaged; new values do not
-        recompile.
-      key: draws the order of the batches, the keys of `transform` and, for `choice="random"`, the poisons.
+      apply: the surrogate, `(params, images [B, H, W, C] in [0, 1]) -> logits [B, classes]`, in evaluation mode; a list
+        with one for each member where members differ.
+      params: its weights (what training moves of them, if it is warmed up), or a tuple or list of members, over which
+        the cross-entropy is averaged; new values do not recompile.
+      key: draws the order of the batches, of both stages, the keys of `transform` and, for `choice="random"`, the
+        poisons.
       images: the stored training images, uint8 [N, H, W, C].
       labels: their labels, integers [N].
       target: the class whose images are used, and that the trigger is to mean.
@@ -63,6 +76,9 @@ def narcissus(
       epsilon: bound of every value, units of [0, 1]; holds in stored 8-bit images.
       surrogate_label: the surrogate's output to maximise; default `target`. Set it where the surrogate has an
         output of its own for the target class (200 for Tiny-ImageNet's classes and one more).
+      warmup_epochs: passes over the target class alone, labelled `surrogate_label`, that train the surrogate before the
+        trigger is optimised on it (published: 5); normalisation stays as `apply` has it, images are not augmented.
+      warmup_rate: learning rate of RAdam in them.
       steps: gradient steps. Published: 1000 passes over the class.
       learning_rate: of the optimiser, units of [0, 1] (the published 0.01 in [-1, 1] units is 0.005).
       batch_size: images a step, reshuffled every pass; the whole class where it has fewer.
@@ -87,43 +103,47 @@ def narcissus(
 
     Warning: the published code leaves the surrogate's batch normalisation in train mode while it optimises;
     here `apply` is whatever it is, normally frozen. It also trains the target class as an extra class and then
-    warms up and optimises for another output (the class's own index): `surrogate_label=target` is that, the
-    index of the extra class is the consistent choice.
+    warms up and optimises for another output (the class's own index), which only the warm-up makes that class's:
+    `surrogate_label=target, warmup_epochs=5` is that, the index of the extra class the consistent choice.
     """
     check_dataset(images, labels)
     check_target(target, labels)
     levels(epsilon)
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer is {optimizer!r}; known: {', '.join(OPTIMIZERS)}")
-    if transform_draws < 1:
-        raise ValueError(f"transform_draws is {transform_draws}; it must be at least 1")
+    check_draws(transform_draws, transform)
     if steps < 1 or batch_size < 1:
         raise ValueError(f"steps is {steps} and batch_size is {batch_size}; both must be at least 1")
     number = poison_count(count, fraction, len(labels))
     of_class = positions(labels == target)
     index = choose(named(key, "choice"), of_class, number, choice=choice, what=f"images of class {target}")
-    apply = as_operand(apply)
+    if warmup_epochs < 0 or not warmup_rate > 0:
+        raise ValueError(f"warmup_epochs is {warmup_epochs} and warmup_rate is {warmup_rate}; at least 0, and above 0")
     label = target if surrogate_label is None else surrogate_label
-    members = tuple(params) if isinstance(params, tuple | list) else (params,)
-    if not members:
-        raise ValueError("params holds no surrogate; give at least one")
-    for member in members:
-        classes = class_count(apply, member, images.shape[1:])
+    applies, members = ensemble(apply, params)
+    for each, member in zip(applies, members, strict=True):
+        classes = class_count(each, member, images.shape[1:])
         if not 0 <= label < classes:
             raise ValueError(f"surrogate_label is {label}; the surrogate's outputs are 0 … {classes - 1}")
+    stored, batch = jnp.asarray(images[of_class]), min(batch_size, len(of_class))
+    settings = {"epochs": warmup_epochs, "learning_rate": warmup_rate, "batch_size": batch}
+    members = tuple(
+        warm_up(each, member, jax.random.fold_in(named(key, "warm-up"), place), stored, label, **settings)
+        for place, (each, member) in enumerate(zip(applies, members, strict=True))
+    )
     problem = _Problem(
-        apply=apply,
+        applies=applies,
         members=members,
         transform=as_operand(transform),
         key=named(key, "batches"),
-        images=jnp.asarray(images[of_class]),
+        images=stored,
         label=jnp.int32(label),
         epsilon=jnp.float32(epsilon),
         learning_rate=jnp.float32(learning_rate),
-        batch_size=min(batch_size, len(of_class)),
+        batch_size=batch,
         optimizer=optimizer,
         saturate=saturate,
-        transform_draws=transform_draws if transform is not None else 1,
+        transform_draws=transform_draws,
     )
     delta, losses = jax.device_get(_optimise(problem, steps, progress))
     if not math.isfinite(losses[-1]) or not np.isfinite(delta).all():
@@ -144,6 +164,7 @@ def narcissus(
             "norm": "linf",
             "epsilon": float(epsilon),
             "surrogate_label": label,
+            "warmup_epochs": warmup_epochs,
             "steps": steps,
             "learning_rate": float(learning_rate),
             "batch_size": batch_size,
@@ -162,7 +183,7 @@ def narcissus(
 
 @struct
 class _Problem:
-    apply: PyTree
+    applies: tuple
     members: tuple
     transform: PyTree
     key: Key[Array, ""]
@@ -209,10 +230,7 @@ def _measure(delta, index, problem):
 
 def _objective(delta, index, problem):
     """The mean cross-entropy of triggered images over members and draws, on the batch that belongs to step `index`."""
-    count = problem.images.shape[0]
-    batches = count // problem.batch_size
-    order = jax.random.permutation(jax.random.fold_in(problem.key, index // batches), count)
-    chosen = lax.dynamic_slice_in_dim(order, (index % batches) * problem.batch_size, problem.batch_size)
+    chosen = class_batch(problem.key, len(problem.images), problem.batch_size, index)
     if problem.saturate:
         delta = jnp.clip(delta, -problem.epsilon, problem.epsilon)
     images = triggered(to_float(problem.images[chosen]), delta)
@@ -222,8 +240,8 @@ def _objective(delta, index, problem):
         if problem.transform is not None:
             stream = named(problem.key, f"transform {draw}" if draw else "transform")
             seen = problem.transform(image_keys(jax.random.fold_in(stream, index), chosen), images)
-        for member in problem.members:
-            logits = problem.apply(member, seen)
+        for apply, member in zip(problem.applies, problem.members, strict=True):
+            logits = apply(member, seen)
             wanted = jnp.full(logits.shape[:1], problem.label)
             losses.append(optax.softmax_cross_entropy_with_integer_labels(logits, wanted).mean())
     return sum(losses) / len(losses)

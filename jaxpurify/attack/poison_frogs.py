@@ -176,7 +176,7 @@ def _each_step(state, index, problem, settings):
 
     def total(delta):
         losses = _each_losses(poison_features(delta, jnp.uint32(0), problem), _aims(problem))
-        losses = losses.reshape(problem.copies, *delta.shape[:2]).mean(0)
+        losses = losses.reshape(problem.transform_draws, *delta.shape[:2]).mean(0)
         return losses.sum(), losses
 
     beta, shrink, tolerance = settings
@@ -215,7 +215,7 @@ def _pairs(features, aims):
 
 
 def _aims(problem):
-    return jax.tree.map(lambda block: jnp.concatenate([block] * problem.copies), problem.aims)
+    return jax.tree.map(lambda block: jnp.concatenate([block] * problem.transform_draws), problem.aims)
 
 
 def _watermark(problem, targets, opacity):

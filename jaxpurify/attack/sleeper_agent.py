@@ -16,7 +16,7 @@ from jaxpurify.attack.choose import StoredLabels, check_dataset, check_target, c
 from jaxpurify.attack.crafting import advance, check_settings, crafted_poison, start
 from jaxpurify.attack.gradient_norms import gradient_norms
 from jaxpurify.attack.matching import Passenger
-from jaxpurify.attack.matching_objective import Matching, ensemble, replaced
+from jaxpurify.attack.matching_objective import Matching, check_batches, ensemble, replaced
 from jaxpurify.attack.second_order import summed_gradient
 from jaxpurify.attack.surrogate import Apply
 from jaxpurify.attack.targeted import check_outputs, make_crafting
@@ -112,6 +112,7 @@ def sleeper_agent(
     check_target(target, labels)
     if retrain is not None and (restarts != 1 or retrain_every < 1):
         raise ValueError(f"restarts is {restarts} and retrain_every is {retrain_every}; with retrain, 1 and at least 1")
+    check_batches(match, micro_batch)
     passenger = loss if isinstance(loss, Passenger) else Passenger(loss)
     if passenger.repel == "intended" and float(passenger.repel_weight):
         raise ValueError(f"loss has repel_weight {passenger.repel_weight}; this attack repels nothing")

@@ -112,6 +112,8 @@ def choose_base(
 
 
 def _given(bases, labels, of_base, base) -> Index:
+    if not np.issubdtype(bases.dtype, np.integer):
+        raise ValueError(f"bases are {bases.dtype}; positions of images are whole numbers")
     if bases.ndim != 1 or not len(bases) or bases.min() < 0 or bases.max() >= len(labels):
         raise ValueError(f"bases are {bases.shape} up to {bases.max(initial=0)}; positions are 0 … {len(labels) - 1}")
     if not of_base[bases].all():

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt8
 import optax
 
-from jaxpurify.attack.choose import check_whole
+from jaxpurify.attack.choose import check_draws, check_whole
 from jaxpurify.attack.crafting import Crafting
 from jaxpurify.attack.matching import CRITERIA
 from jaxpurify.attack.view import RowLosses, View
@@ -59,9 +59,10 @@ class Unrolled:
     draws: int = static(default=1)
 
     def __post_init__(self):
-        check_whole(unroll=self.unroll, clean_count=self.clean_count, transform_draws=self.draws)
-        if self.unroll < 1 or self.draws < 1:
-            raise ValueError(f"unroll is {self.unroll} and transform_draws is {self.draws}; both must be at least 1")
+        check_draws(self.draws, self.view.transform, self.view.augment)
+        check_whole(unroll=self.unroll, clean_count=self.clean_count)
+        if self.unroll < 1:
+            raise ValueError(f"unroll is {self.unroll}; it must be at least 1")
         if self.depths not in DEPTHS:
             raise ValueError(f"depths is {self.depths!r}; known: {', '.join(DEPTHS)}")
         if not self.later_poisons and not self.clean_count:

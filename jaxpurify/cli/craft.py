@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> int | None:
     from jaxpurify.data.interchange import write_benchmark
     from jaxpurify.data.poison import poison_dataset, save_poison
     from jaxpurify.data.sources import check_save, load_source, save_dataset
-    from jaxpurify.evaluate.crafting import ADAPTIVE, adaptive_purifier, craft
+    from jaxpurify.evaluate.crafting import adaptive_purifier, check_gradient, craft
 
     entry, settings = attack_options(options.attack, options.target)
     if options.setup is None and options.trial:
@@ -92,12 +92,17 @@ def main(arguments: list[str]) -> int | None:
         setup = _trial(options, entry, settings, dataset.labels)
         options = dataclasses.replace(options, target_index=(setup.target_index,))
         settings |= {"target": setup.base_class, "bases": setup.base_index}
+        if "source" in entry.options:
+            settings.setdefault("source", setup.target_class)
     if entry.needs_target and "target" not in settings:
         raise ValueError(f"attack {options.attack!r} needs --target, the class that the attacker wants")
     if entry.needs_surrogate != bool(options.surrogate):
         wanted = "needs --surrogate FILE.safetensors" if entry.needs_surrogate else "uses no --surrogate"
         raise ValueError(f"attack {options.attack!r} {wanted}")
     _check_targets(options, entry)
+    check_gradient(_through(options))
+    if options.format == "benchmark":
+        _check_benchmark(options.attack, entry, settings)
     dataset = load_source(options.source, size=options.size) if dataset is None else dataset
     members = tuple(_classifier(path, dataset.images.shape[1:]) for path in options.surrogate)
     check_two_classes(dataset.labels, options.source)
@@ -105,8 +110,7 @@ def main(arguments: list[str]) -> int | None:
     if entry.needs_targets:
         settings["targets"] = targets
     if options.through is not None:
-        through = dict(zip(ADAPTIVE, (options.through, *_gradient(options)), strict=True))
-        settings["transform"] = adaptive_purifier(through, dataset.images.shape[1:])
+        settings["transform"] = adaptive_purifier(_through(options), dataset.images.shape[1:])
     if options.apply_to is not None:
         check_save(dataset, options.apply_to, force=options.force)
 
@@ -196,6 +200,16 @@ def _check_targets(options, entry):
         raise ValueError("--gradient and what goes with it are those of --through; name a purifier there")
 
 
+def _check_benchmark(attack, entry, settings):
+    """Refuses, before anything is crafted, what the benchmark's folders have no place for."""
+    base = settings.get("base")
+    if not entry.needs_target or settings.get("criterion") == "unxent" or base not in (None, settings["target"]):
+        raise ValueError(
+            f"attack {attack!r}: in the benchmark's folders all poisons are of the class that targets are to be taken "
+            "for; use --format npz"
+        )
+
+
 def _load_targets(options, dataset, target, setup):
     """The images that are to be misclassified, checked against the training set and the class that is wanted."""
     import numpy as np
@@ -220,3 +234,11 @@ def _load_targets(options, dataset, target, setup):
 
 def _gradient(options):
     return options.gradient, options.gradient_steps, options.gradient_difference
+
+
+def _through(options):
+    """What was said of the purifier, as `attack_of` reads it from a spec."""
+    said = {"gradient": options.gradient, "gradient_difference": options.gradient_difference}
+    if options.gradient_steps != Options.gradient_steps:
+        said["gradient_steps"] = options.gradient_steps
+    return {"through": options.through} | said

@@ -16,6 +16,13 @@ def craft(surrogate, digits, key=None, **arguments):
     return clean_label_backdoor(*surrogate, key, *digits, **(defaults | arguments))
 
 
+def test_named_images_become_poisons(surrogate, digits):
+    bases = np.flatnonzero(digits[1] == 3)[4:9]
+    assert craft(surrogate, digits, count=None, bases=bases, steps=1).index.tolist() == bases.tolist()
+    with pytest.raises(ValueError, match=r"^count is 12 and fraction is None; bases name the images already$"):
+        craft(surrogate, digits, bases=bases)
+
+
 def test_poisons_are_harder_to_recognise_within_the_budget(surrogate, digits):
     poison = craft(surrogate, digits)
     assert poison.how["objective"] > 2 * poison.how["clean_objective"]

@@ -314,6 +314,9 @@ def test_hidden_distances_of_a_mini_batch_are_its_own_mean(surrogate, digits, ta
 def test_self_betrayal_uses_the_targets_own_class(surrogate, digits, targets):
     poison = craft(surrogate, digits, targets, criterion="unxent", steps=10)
     assert poison.how["base"] == 8 and (poison.labels == 8).all() and poison.target == 3
+    mixed = Targets(targets.images, np.array([8, 1]), targets.index)
+    with pytest.raises(ValueError, match=r"^targets are of several classes; with criterion 'unxent' base must say of which "):
+        craft(surrogate, digits, mixed, criterion="unxent")
 
 
 def test_transform_is_between_poison_and_surrogate(surrogate, digits, targets):
@@ -377,7 +380,7 @@ def test_poison_carries_its_targets_through_a_file(surrogate, digits, targets, t
         ({"separately": True, "mesh": data_mesh()}, r"^mesh splits the poisons of one target; with separately, craft "),
         ({"optimizer": "sgd"}, r"^optimizer is 'sgd'; known: sign_then_adam, adam$"),
         ({"private_clip": 0.0}, r"^private_clip is 0\.0 and private_noise is 0\.0; above 0, and 0 or more$"),
-        ({"micro_batch": 0}, r"^micro_batch is 0 and draws is 1; at least 1 each$"),
+        ({"micro_batch": 0}, r"^micro_batch is 0; it must be at least 1$"),
         ({"learning_rate": float("inf")}, r"^learning_rate is inf; it must be above 0 and finite$"),
     ],
 )

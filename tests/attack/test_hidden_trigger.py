@@ -18,6 +18,13 @@ def craft(digits, apply=golden.hidden, params=None, key=KEY, **arguments):
     return hidden_trigger(apply, params, key, *digits, **(defaults | arguments))
 
 
+def test_named_images_become_poisons(digits):
+    bases = np.flatnonzero(digits[1] == 7)[4:9]
+    assert craft(digits, count=None, bases=bases, steps=1).index.tolist() == bases.tolist()
+    with pytest.raises(ValueError, match=r"^base 0 is of class 0; poisons must be of class 7$"):
+        craft(digits, count=None, bases=np.array([0]))
+
+
 def test_pairs_and_loss_of_the_framework_repeat_poisons():
     with jax.enable_x64(True):
         poisons, sources = jnp.asarray(golden.POISONS), jnp.asarray(golden.waves((8, 6), 2.2))

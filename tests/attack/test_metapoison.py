@@ -138,7 +138,7 @@ def test_ensembles_add_up(surrogate, digits, targets):
     ("options", "message"),
     [
         ({"epsilon": 0.0}, r"^epsilon is 0\.0; "),
-        ({"unroll": 0}, r"^unroll is 0 and transform_draws is 1; both must be at least 1$"),
+        ({"unroll": 0}, r"^unroll is 0; it must be at least 1$"),
         ({"depths": "all"}, r"^depths is 'all'; known: last, mean$"),
         ({"later_poisons": False}, r"^later_poisons is False and clean_count is 0; later steps would see no image$"),
         ({"clean_count": 2000}, r"^clean_count is 2000; there are 980 clean images$"),

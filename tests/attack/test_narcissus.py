@@ -127,8 +127,23 @@ def test_the_loss_is_the_mean_over_members(surrogate, digits):
     np.testing.assert_array_equal(twice.images, one.images)
     trained = craft((apply, (params, weaker)), digits)
     assert trained.how["triggered_loss"] < 0.5 * trained.how["clean_loss"]
-    with pytest.raises(ValueError, match=r"^params holds no surrogate; give at least one$"):
+    with pytest.raises(ValueError, match=r"^apply has 0 functions for 0 members of the ensemble$"):
         craft((apply, ()), digits)
+
+
+def test_a_warm_up_makes_another_output_that_of_the_class(surrogate, digits):
+    apply, params = surrogate
+    released, cold, own = (
+        craft(surrogate, digits, steps=1, **options)
+        for options in ({"surrogate_label": 5, "warmup_epochs": 5}, {"surrogate_label": 5}, {})
+    )
+    assert released.how["clean_loss"] < 0.1 * cold.how["clean_loss"] and own.how["clean_loss"] < cold.how["clean_loss"]
+    again = craft(surrogate, digits, steps=1, surrogate_label=5, warmup_epochs=5)
+    assert again.how == released.how and again.how["warmup_epochs"] == 5
+    slower = craft(surrogate, digits, steps=1, surrogate_label=5, warmup_epochs=5, warmup_rate=0.001)
+    assert released.how["clean_loss"] < slower.how["clean_loss"] < cold.how["clean_loss"]
+    both = craft(([apply, apply], [params, params]), digits, steps=1, surrogate_label=5, warmup_epochs=5)
+    assert both.how["clean_loss"] < 0.1 * cold.how["clean_loss"]
 
 
 def test_draws_of_the_transform_are_averaged_in_every_step(surrogate, digits):
@@ -169,9 +184,11 @@ def test_poison_goes_into_training_data_at_its_index(surrogate, digits):
         ({"target": 10}, r"^target is 10; the labels of this data are 0 … 9$"),
         ({"target": -1}, r"^target is -1; "),
         ({"surrogate_label": 10}, r"^surrogate_label is 10; the surrogate's outputs are 0 … 9$"),
+        ({"warmup_epochs": -1}, r"^warmup_epochs is -1 and warmup_rate is 0\.1; at least 0, and above 0$"),
         ({"optimizer": "sgd"}, r"^optimizer is 'sgd'; known: adam, radam$"),
         ({"choice": "first"}, r"^choice is 'first'; it must be 'random' or 'last'$"),
         ({"transform_draws": 0}, r"^transform_draws is 0; it must be at least 1$"),
+        ({"transform_draws": 2}, r"^transform_draws is 2; more than 1 needs noise to draw: "),
         ({"steps": 0}, r"^steps is 0 and batch_size is 64; both must be at least 1$"),
         ({"learning_rate": float("nan")}, r"^the surrogate's loss is not finite at step 1 of 60; lower learning_rate$"),
     ],

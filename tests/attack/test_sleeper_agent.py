@@ -142,6 +142,7 @@ def test_all_sources_in_chunks_are_all_sources_at_once(surrogate, digits):
             r"^retrain returned params of another structure ",
         ),
         ({"loss": Passenger(repel_weight=2.0)}, r"^loss has repel_weight 2\.0; this attack repels nothing$"),
+        ({"match": "minibatch"}, r"^match is 'minibatch'; micro_batch must say how many poisons are matched together$"),
         ({"match": "some"}, r"^match is 'some'; known: all, minibatch$"),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 
 from jaxpurify.attack import gradient_matching, metapoison, wanet
 from jaxpurify.attack.budget import levels
+from jaxpurify.attack.bullseye import bullseye
 from jaxpurify.attack.choose import poison_count
 from jaxpurify.attack.crafting import check_settings
 from jaxpurify.data.poison import Targets
@@ -25,6 +26,10 @@ def unchecked():
     [
         (gradient_matching, {"micro_batch": 2.5}, r"^micro_batch is 2\.5; it must be a whole number$"),
         (gradient_matching, {"transform_draws": 1.5}, r"^transform_draws is 1\.5; it must be a whole number$"),
+        (gradient_matching, {"transform_draws": 2}, r"^transform_draws is 2; more than 1 needs noise to draw: "),
+        (bullseye, {"count": None, "bases": [0.5]}, r"^bases are float64; positions of images are whole numbers$"),
+        (metapoison, {"count": None, "bases": [0.5]}, r"^bases are float64; positions of images are whole numbers$"),
+        (bullseye, {"transform_draws": 2}, r"^transform_draws is 2; more than 1 needs noise to draw: "),
         (gradient_matching, {"epsilon": None}, r"^epsilon is None; it must be from 1/255 to 1, in units of \[0, 1\]$"),
         (metapoison, {"unroll": "2"}, r"^unroll is '2'; it must be a whole number$"),
         (metapoison, {"count": True}, r"^count is True; it must be a whole number$"),

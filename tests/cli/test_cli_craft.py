@@ -6,7 +6,7 @@ import pytest
 
 from jaxpurify.attack.catalogue import ATTACKS, Attack
 from jaxpurify.cli.main import main
-from jaxpurify.data import Poison, load_poison, load_source
+from jaxpurify.data import AdditiveTrigger, Poison, load_poison, load_source
 from jaxpurify.data.interchange import Setup, read_benchmark, write_setups
 from jaxpurify.networks.freeze import freeze
 from jaxpurify.networks.resnet9 import ResNet9
@@ -86,6 +86,23 @@ def test_a_trial_of_the_benchmark_names_target_and_poisons(photographs, setups):
         np.testing.assert_array_equal(poison.targets.images, clean.images[[target]])
 
 
+def test_a_trial_names_the_class_of_sources_too(photographs, setups, monkeypatch):
+    seen = []
+
+    def triggered(images, labels, key, *, target, source=None, bases=None):
+        seen.append((target, source, bases.tolist()))
+        trigger = AdditiveTrigger(np.zeros(images.shape[1:], np.float32))
+        return Poison(images[bases], labels[bases], bases, target, trigger, {"attack": "triggered"})
+
+    triggered_attack = Attack(triggered, "for tests", "nothing", True, False, "none")
+    monkeypatch.setitem(ATTACKS, "triggered", triggered_attack)
+    command = ["craft", "triggered", photographs, "--targets", photographs, "--format", "benchmark", *setups]
+    assert main([*command, "--out", "trial"]) == 0 and seen == [(0, 1, [2, 5])]
+    clean = load_source(photographs)
+    poison = read_benchmark("trial", clean.images, clean.labels)
+    assert poison.index.tolist() == [2, 5] and poison.target == 0 and poison.targets.index.tolist() == [12]
+
+
 @pytest.mark.parametrize(
     ("attack", "options", "complaint"),
     [
@@ -138,6 +155,9 @@ def test_narcissus_through_two_steps_of_an_energy(archive, here, energy_weights)
     assert load_poison("poison.npz").how["adaptive"] is True
 
 
+FOLDER = ("--format", "benchmark", "--targets", "npz:data.npz", "--target-index", "3")
+
+
 @pytest.mark.parametrize(
     ("attack", "options", "complaint"),
     [
@@ -151,13 +171,22 @@ def test_narcissus_through_two_steps_of_an_energy(archive, here, energy_weights)
         ("brighten(target=0, targets=1)", (), "no option 'targets'; known: target, amount"),
         ("badnets(count=1, target=1)", ("--through", "jpeg(50)"), "follows no gradient; leave --through out"),
         ("narcissus(count=1, target=1)", ("--gradient", "truncated"), "those of --through"),
+        (
+            "narcissus(count=1, target=1)",
+            ("--through", "jpeg(50)", "--gradient-steps", "3"),
+            "gradient_steps=3 goes with gradient='truncated'",
+        ),
         ("sleeper_agent(count=1, retrain_every=50)", (), "`jaxpurify evaluate` only; no retrain_every"),
         ("metapoison(count=1, refresh_every=2)", (), "takes no option 'refresh_every'"),
+        ("class_noise(epsilon=0.1)", FOLDER, "use --format npz"),
+        ("gradient_matching(target=1, base=2, count=1)", FOLDER, "use --format npz"),
+        ("gradient_matching(target=1, criterion='unxent', count=1)", FOLDER, "use --format npz"),
     ],
 )
 def test_what_does_not_fit_is_one_line(archive, targeted, refused, everything, attack, options, complaint):
     place = "poison" if "benchmark" in options else "poison.npz"
-    surrogate = ("--surrogate", "model.safetensors") if attack.startswith("narcissus") else ()
+    followed = attack.startswith(("narcissus", "gradient_matching"))
+    surrogate = ("--surrogate", "model.safetensors") if followed else ()
     assert complaint in refused("craft", attack, archive, "--out", place, *options, *surrogate)
     assert everything() == ["data.npz"]
 

@@ -13,18 +13,21 @@ RECORDED = GOLDEN["T7"]
 
 
 def published_images():
-    return jnp.asarray(wave((2, 3, 32, 32), 0.7).transpose(0, 2, 3, 1), jnp.float32)
+    return jnp.asarray(wave((2, 3, 32, 32), 0.7).transpose(0, 2, 3, 1))
 
 
-def test_recorded_warp():
-    numbers = jnp.asarray(RECORDED["randgen"], jnp.float32)[:, :3]
-    warped = ContinuousShift(4, fill=0.0).warp(numbers, published_images())
-    np.testing.assert_allclose(warped.sum(), RECORDED["sum"], atol=2e-5)
-    np.testing.assert_allclose(jnp.square(warped).sum(), RECORDED["sumsq"], rtol=1e-5)
-    for place, value in RECORDED["at"].items():
-        image, channel, row, column = map(int, place.split(","))
-        # A coordinate is a float32: 1e-6 of a pixel times a slope of up to 3 a pixel.
-        np.testing.assert_allclose(warped[image, row, column, channel], value, atol=2e-4)
+@pytest.mark.parametrize(("bits", "precision"), [(64, 1e-8), (32, 1e-4)])
+def test_recorded_warp(bits, precision):
+    with jax.enable_x64(bits == 64):
+        numbers = jnp.asarray(RECORDED["randgen"])[:, :3]
+        warped = ContinuousShift(4, fill=0.0).warp(numbers, published_images())
+        assert warped.dtype == f"float{bits}"
+        # The sum is the small rest of 3,000 terms.
+        np.testing.assert_allclose(warped.sum(), RECORDED["sum"], rtol=precision, atol=1e-5 if bits == 32 else 0)
+        np.testing.assert_allclose(jnp.square(warped).sum(), RECORDED["sumsq"], rtol=precision)
+        for place, value in RECORDED["at"].items():
+            image, channel, row, column = map(int, place.split(","))
+            np.testing.assert_allclose(warped[image, row, column, channel], value, rtol=precision)
 
 
 def test_fill_is_the_colour_that_comes_in():
