@@ -57,6 +57,16 @@ def test_columns_have_their_own_seeds():
         puregen_table1.Config(ebm_weights="e.safetensors").scenarios()
 
 
+def test_on_accelerators_one_process_takes_all_devices(monkeypatch):
+    started = []
+    monkeypatch.setattr(puregen_table1, "run_grid", lambda module, config, name: started.append(config.workers))
+    for protocol in ("cpu", "paper"):
+        config = puregen_table1.Config(protocol=protocol)
+        monkeypatch.setattr(puregen_table1.tyro, "cli", lambda kind, config=config: config)
+        puregen_table1.main()
+    assert started == [2, 1]
+
+
 def test_public_images_carry_the_triggers_of_their_classes(monkeypatch, cifar10):
     """Of Table 3: nothing else changes, and nothing at all in the control."""
     (scenario,) = puregen_table1.Config(protocol="cpu-small", defences=("none",)).scenarios()

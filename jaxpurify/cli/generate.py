@@ -64,7 +64,7 @@ class EnergyOptions(Common):
 
     Attributes:
       preset: published settings, which other options then change: puregen (the code behind the published weights)
-        or hill (those that the paper prints, after Hill et al.). It sets no network.
+        or hill (the code of Hill et al., where the values that the paper prints come from). It sets no network.
       network: conv_energy, residual_energy, or a spec such as "conv_energy(features=64)". Published: residual_energy
         (puregen), conv_energy (hill).
       features: channels of the network's first layer.

@@ -63,7 +63,8 @@ def effect_report(
 _FOOTER = "Written by jaxpurify. This file contains everything that it shows and loads nothing."
 _CROSSING_WORDS = (
     "Distance of the purified poison to the poisoned image it started from, and to the clean image. Where the first "
-    "overtakes the second the result is nearer to the clean image: the point at which the published settings stop. "
+    "overtakes the second the result is nearer to the clean image; published numbers of steps are those points of the "
+    "published, larger models. "
     "Every part is varied on its own, the others left out. Bands: the middle half of the images."
 )
 _FIDELITY_WORDS = (

@@ -180,7 +180,9 @@ def protocol(name: str) -> Protocol:
       the victim's own images: the attacker knows them.
 
     Linear victims of all of these train their last layer for 40 epochs with Adam (the configuration file; the paper
-    prints SGD); fine-tuned ones all of the network for 60.
+    prints SGD); fine-tuned ones all of the network for 60. Of published transfer learning these are the optimiser's
+    settings alone: its victims see 500 images, 50 a class, of which Bullseye's are not augmented, after pre-training on
+    others of CIFAR-10; here they see all of `train`, augmented, after pre-training on `public`.
 
     .. warning::
        The paper lists random crops as the only augmentation; its code crops and mirrors, and so do these.

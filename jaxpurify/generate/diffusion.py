@@ -110,7 +110,7 @@ def train_diffusion(
         key,
         steps=recipe.steps,
         batch_size=recipe.batch_size,
-        unhealthy=lambda metrics: None if np.isfinite(metrics["loss"]).all() else "the loss is not finite",
+        unhealthy=lambda metrics, first: None if np.isfinite(metrics["loss"]).all() else "the loss is not finite",
         retreat=lambda state: dataclasses.replace(state, restarts=state.restarts + 1),
         recipe=recipe,
         interval=interval,

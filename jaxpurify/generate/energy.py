@@ -4,6 +4,7 @@ from collections.abc import Callable
 import dataclasses
 import functools
 from pathlib import Path
+from typing import Any
 
 from flax import nnx
 import jax
@@ -26,8 +27,10 @@ from jaxpurify.sharding import replicate, shard
 from jaxpurify.struct import struct
 from jaxpurify.types import Images, PyTree, StoredImages
 
-# How many temperatures the energies of data and chains may be apart: chains that start from noise are far at first.
+# How many temperatures the energies of data and chains may be apart, and how many times as far as at first: untrained
+# narrow networks are thousands apart, and chains that start from noise are anyway.
 APART = {"data": 1000.0, "noise": float("inf")}
+_GROWTH = 3.0
 
 
 @struct
@@ -181,10 +184,11 @@ def _chain_health(energy: Frozen, negative: Images, recipe: EnergyRecipe) -> dic
     return {"drift": drift, "spread": jnp.sqrt(((negative - 0.5) ** 2).mean())}
 
 
-def unhealthy(metrics: dict[str, np.ndarray], apart: float = 1000.0) -> str | None:
+def unhealthy(metrics: dict[str, np.ndarray], first: dict[str, Any] | None = None, apart: float = 1000.0) -> str | None:
     """What is wrong with an interval of training, or None: exploding chains, a vanished gradient, no number.
 
-    `apart` is how many temperatures the energies of data and chains may be apart.
+    `apart` is how many temperatures the energies of data and chains may be apart, if that is more than three times
+    their distance in the first interval, whose means are `first` (None in it: the distance is not judged there).
     """
     if not all(np.isfinite(values).all() for values in metrics.values()):
         return "a metric is not finite"
@@ -192,7 +196,7 @@ def unhealthy(metrics: dict[str, np.ndarray], apart: float = 1000.0) -> str | No
         return f"chains left the range of images (distance from mid-grey {metrics['spread'].max():.3g})"
     if metrics["drift"].mean() > 5.0:
         return f"the gradient is {metrics['drift'].mean():.3g} times the noise of a step"
-    if abs(metrics["loss"].mean()) > apart:
+    if first is not None and abs(metrics["loss"].mean()) > max(apart, _GROWTH * abs(first["loss"])):
         return f"the energies of data and chains are {abs(metrics['loss'].mean()):.3g} temperatures apart"
     if metrics["drift"].mean() < 1e-6:
         return f"the gradient vanished ({metrics['drift'].mean():.3g} of the noise of a step)"

@@ -33,8 +33,8 @@ class EnergyRecipe:
     Warning:
       The paper's Algorithm 2 prints other values (SGD 5e-5 for 150,000 steps, a bank of uniform noise, σ 0.02,
       ε 0.01 in [-1, 1] units) than the code behind the published weights used. The defaults are the code's
-      (`PUREGEN`). `HILL` holds the printed ones as the code of Hill et al. (arXiv:2005.13525), where they come from,
-      runs them: 125,000 steps of Adam, then as many of SGD.
+      (`PUREGEN`). `HILL` is the code of Hill et al. (arXiv:2005.13525), where the printed bank, σ and ε come from:
+      125,000 steps of Adam, then as many of SGD.
     """
 
     steps: int = 65_600

@@ -32,7 +32,7 @@ def run(
     *,
     steps: int,
     batch_size: int,
-    unhealthy: Callable[[dict[str, np.ndarray]], str | None],
+    unhealthy: Callable[[dict[str, np.ndarray], dict[str, Any] | None], str | None],
     retreat: Callable[[Any], Any],
     recipe: Any = None,
     interval: int = 100,
@@ -46,7 +46,7 @@ def run(
       state: a pytree with the leaves `step` (steps taken) and `restarts`.
       images: uint8 [N, H, W, C], kept on the device.
       key: consumed; batches and noise are functions of (key, restarts, step).
-      unhealthy: metrics of one interval to what is wrong with them, or None.
+      unhealthy: metrics of one interval, and their means over the first one (None in it), to what is wrong, or None.
       retreat: changes the last good state before it is tried again (a lower learning rate).
       recipe: whose text tells apart trainings that would share a `directory`.
       interval: steps between health checks and calls of `progress`.
@@ -84,7 +84,7 @@ def run(
                 state, row = loop.call(step, state, noise, order[number % per_epoch], data)
                 metrics.append(row)
             rows = jax.tree.map(lambda *values: np.array(values), *jax.device_get(metrics))
-            problem = unhealthy(rows)
+            problem = unhealthy(rows, history[0] if history else None)
             if problem is not None:
                 if int(good.restarts) >= MAX_RESTARTS:
                     saved = kept is not None and taken > 0
@@ -92,7 +92,7 @@ def run(
                     raise TrainingDiverged(f"training diverged between steps {taken} and {end}: {problem}; {where}")
                 good, order = retreat(good), None
                 continue
-            means = {name: values.mean() for name, values in rows.items()}
+            means = {name: float(values.mean()) for name, values in rows.items()}
             history.append({"step": end, **means})
             good, taken = state, end
             if kept is not None and (taken == steps or kept.due()):

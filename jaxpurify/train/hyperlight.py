@@ -23,6 +23,9 @@ class HyperlightRecipe(Recipe):
     at full rate, whatever the rate of the group. Published values are the defaults, 15 epochs.
 
     The loss is a mean over the batch here, so its gradient is multiplied by the batch size.
+
+    Raises:
+      ValueError: another `schedule` or momentum, which would do nothing, or as `Recipe`.
     """
 
     epochs: int = 15
@@ -31,6 +34,13 @@ class HyperlightRecipe(Recipe):
     momentum: float = 0.87
     weight_decay: float = 0.0157
     label_smoothing: float = 0.2
+
+    def __post_init__(self):
+        super().__post_init__()
+        usual = Recipe()
+        if (self.schedule, self.nesterov) != (usual.schedule, usual.nesterov):
+            given = f"schedule={self.schedule!r}, nesterov={self.nesterov}"
+            raise ValueError(f"{given}; a HyperlightRecipe is triangular with Nesterov's")
 
     @property
     def kilostep(self) -> float:

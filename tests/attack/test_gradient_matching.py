@@ -315,7 +315,7 @@ def test_self_betrayal_uses_the_targets_own_class(surrogate, digits, targets):
     poison = craft(surrogate, digits, targets, criterion="unxent", steps=10)
     assert poison.how["base"] == 8 and (poison.labels == 8).all() and poison.target == 3
     mixed = Targets(targets.images, np.array([8, 1]), targets.index)
-    with pytest.raises(ValueError, match=r"^targets are of several classes; with criterion 'unxent' base must say of which "):
+    with pytest.raises(ValueError, match=r"^targets are of several classes; with criterion 'unxent' base must "):
         craft(surrogate, digits, mixed, criterion="unxent")
 
 

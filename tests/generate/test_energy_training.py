@@ -209,14 +209,26 @@ def test_what_counts_as_unhealthy(metric, value, message):
 def test_chains_from_noise_may_be_far_from_the_data(digits):
     """They are at first, by thousands of temperatures, and nothing is wrong with that."""
     far = {"loss": np.full(3, -4e3), "gap": np.ones(3), "spread": np.full(3, 0.4), "drift": np.full(3, 0.5)}
-    problem = training.unhealthy(far)
-    assert problem is not None and "temperatures apart" in problem
-    assert training.unhealthy(far, training.APART["noise"]) is None
+    near = {"loss": 10.0}
+    problem = training.unhealthy(far, near)
+    assert problem is not None and "4e+03 temperatures apart" in problem
+    assert training.unhealthy(far, near, training.APART["noise"]) is None
     recipe = dataclasses.replace(
         HILL, steps=8, batch_size=16, bank_size=32, langevin_steps=5, temperature=1e-7, step_size=1e-4
     )
     _, history = train_energy(SmallEnergy(), digits, key(), recipe=recipe, interval=4)
     assert np.abs(history["loss"]).max() > 1000
+
+
+def test_narrow_networks_may_be_far_apart_before_they_learn(digits):
+    """Nothing that a lower learning rate could mend: only growth is a divergence."""
+    far = {"loss": np.full(3, 5e3), "gap": np.ones(3), "spread": np.full(3, 0.4), "drift": np.full(3, 0.5)}
+    assert training.unhealthy(far) is None and training.unhealthy(far, {"loss": -2e3}) is None
+    problem = training.unhealthy(far, {"loss": 1.6e3})
+    assert problem is not None and "5e+03 temperatures apart" in problem
+    recipe = EnergyRecipe(steps=8, batch_size=16, bank_size=32, langevin_steps=5, temperature=1e-7, step_size=1e-4)
+    _, history = train_energy(SmallEnergy(), digits, key(), recipe=recipe, interval=4)
+    assert np.abs(history["loss"][0]) > 1000
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def go(step, **options):
         "steps": 10,
         "batch_size": 4,
         "interval": 3,
-        "unhealthy": lambda metrics: None if np.isfinite(metrics["loss"]).all() else "the loss is not finite",
+        "unhealthy": lambda metrics, first: None if np.isfinite(metrics["loss"]).all() else "the loss is not finite",
         "retreat": lambda state: dataclasses.replace(state, restarts=state.restarts + 1),
     }
     return run(step, start(), IMAGES, KEY, **{**defaults, **options})
@@ -105,7 +105,7 @@ def test_checkpoints_take_a_small_share_of_the_time(tmp_path, monkeypatch):
 
 
 def test_a_folder_belongs_to_one_training(tmp_path):
-    options = {"steps": 10, "batch_size": 4, "unhealthy": lambda metrics: None, "retreat": lambda state: state}
+    options = {"steps": 10, "batch_size": 4, "unhealthy": lambda metrics, first: None, "retreat": lambda state: state}
     options |= {"directory": tmp_path}
     outer.run(Walk(), start(), IMAGES, KEY, recipe={"rate": 1}, **options)
     with pytest.raises(ValueError, match="holds checkpoints of another recipe; remove it or use another"):

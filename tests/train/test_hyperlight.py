@@ -21,6 +21,9 @@ def test_the_published_constants():
 
 def test_equal_recipes_share_an_optimizer():
     """Optimizers are compared by identity: another one would compile the training step again."""
+    for other in ({"schedule": "cosine"}, {"nesterov": False}):
+        with pytest.raises(ValueError, match=r"a HyperlightRecipe is triangular with Nesterov's$"):
+            HyperlightRecipe(**other)
     assert HyperlightRecipe(epochs=2).optimizer(512) is HyperlightRecipe(epochs=2).optimizer(512)
     assert HyperlightRecipe(epochs=2).optimizer(512) is not HyperlightRecipe(epochs=3).optimizer(512)
 
