@@ -1,10 +1,13 @@
 """What makes a row of a grid that row: its config, of which `run_id` is the hash, and the seeds behind it."""
 
+import hashlib
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxpurify.data.dataset import Dataset
+from jaxpurify.data.poison import Poison
 from jaxpurify.evaluate.crafting import attack_of
 from jaxpurify.evaluate.protocol import fine_tuning_settings
 from jaxpurify.evaluate.purifiers import Shape, known_parts, weights_digest
@@ -64,6 +67,15 @@ def _attacker_weights(scenario: Any, attack: str, shape: Shape) -> list[str]:
     specs = (attack_of(attack)[2].get("through"), scenario.surrogate_defence)
     digests = [weights_digest(spec, shape) for spec in specs if spec]
     return [digest for digest in digests if digest is not None]
+
+
+def crafting_receipt(poison: Poison) -> dict[str, Any]:
+    """How a poison was made, with its last objective, which images it is about, and the first digits of its SHA-256."""
+    digest = hashlib.sha256()
+    for array in (poison.index, poison.labels, poison.images):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    targets = None if poison.targets is None else poison.targets.index.tolist()
+    return poison.how | {"target_index": targets, "sha256": digest.hexdigest()[:12]}
 
 
 def victim_seed(seed: int, number: int) -> int:

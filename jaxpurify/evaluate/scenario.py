@@ -19,7 +19,7 @@ from jaxpurify.evaluate.protocol import Protocol
 from jaxpurify.evaluate.purified import purified_poisoned, purify_key
 from jaxpurify.evaluate.purifiers import make_purifier
 from jaxpurify.evaluate.row import NONE as NONE
-from jaxpurify.evaluate.row import adaptive, row_config, victim_seed
+from jaxpurify.evaluate.row import adaptive, crafting_receipt, row_config, victim_seed
 from jaxpurify.evaluate.specs import canonical
 from jaxpurify.evaluate.victims import TRAININGS, attack_success, target_hits
 from jaxpurify.networks.freeze import Frozen
@@ -232,6 +232,7 @@ class _Grid:
             labels_changed=how.get("labels_changed"),
             target=None if poison is None else poison.target,
             target_hits=hits,
+            crafted=None if poison is None else crafting_receipt(poison),
             seconds=seconds,
             config=config,
         )

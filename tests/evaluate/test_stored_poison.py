@@ -38,6 +38,9 @@ def test_a_folder_of_the_benchmark_is_an_attack_of_a_grid(tiny, tmp_path):
     poisoned = [row for row in rows if row["attack"] != "none"]
     assert [(row["target"], row["poisons"], row["adaptive"]) for row in poisoned] == [(3, 60, False)] * 2
     assert all(row["poison_success"] > 0.5 > row["trigger_success_clean"] for row in poisoned)
+    first, second = (row["crafted"] for row in poisoned)
+    assert first == second and first["attack"] == "benchmark" and len(first["sha256"]) == 12
+    assert first["target_index"] == [0, 1] and rows[0]["crafted"] is None
     assert all(len(row["target_hits"]) == 2 for row in poisoned) and any(sum(row["target_hits"]) for row in poisoned)
     write_benchmark(tmp_path / "trial", patched(train, test, target=5), force=True)
     fresh = run_scenario(Scenario(tiny, (attack,), (), (0,)), tmp_path / "other")
