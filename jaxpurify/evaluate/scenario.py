@@ -21,6 +21,7 @@ from jaxpurify.evaluate.purifiers import make_purifier
 from jaxpurify.evaluate.row import NONE as NONE
 from jaxpurify.evaluate.row import adaptive, crafting_receipt, row_config, victim_seed
 from jaxpurify.evaluate.specs import canonical
+from jaxpurify.evaluate.stored_poison import STORED
 from jaxpurify.evaluate.victims import TRAININGS, attack_success, target_hits
 from jaxpurify.networks.freeze import Frozen
 from jaxpurify.purify.dataset import purify
@@ -162,6 +163,9 @@ class _Grid:
         for defence in (*scenario.defences, scenario.surrogate_defence or NONE):  # before anything is written
             if defence != NONE:
                 make_purifier(defence, self.train.images.shape[1:])
+        for entry, settings, _ in map(attack_of, scenario.attacks):
+            if entry is STORED:
+                poison_dataset(self.train, craft(entry, settings, None, self.train, jax.random.key(0)))
         directory.mkdir(parents=True, exist_ok=True)
         self.models = Models(
             scenario.victims,

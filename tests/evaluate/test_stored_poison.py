@@ -85,7 +85,15 @@ def test_bad_input_is_one_clear_line(options, message):
 
 
 def test_a_grid_needs_the_file_before_it_starts(tiny, tmp_path):
+    train, _ = tiny.load()
+    beyond = Poison(train.images[:1], train.labels[:1], np.array([len(train)]), 3)
+    save_poison(tmp_path / "other.npz", beyond)
     with pytest.raises(ValueError, match=r"^path=None; stored\(path='…'\) names a file or folder$"):
         attack_of("stored()")
-    with pytest.raises(ValueError, match=r"missing\.npz cannot be read \(No such file or directory\)$"):
-        run_scenario(Scenario(tiny, (f"stored(path='{tmp_path / 'missing.npz'}')",), (), (0,)), tmp_path / "grid")
+    for name, message in (
+        ("missing", r"No such file or directory: .*missing\.npz'\)$"),
+        ("other", r"is out of range; "),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_scenario(Scenario(tiny, (f"stored(path='{tmp_path / name}.npz')",), (), (0,)), tmp_path / "grid")
+    assert not (tmp_path / "grid").exists()
