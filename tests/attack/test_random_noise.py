@@ -14,6 +14,7 @@ def test_signs_of_the_whole_budget_on_images_of_the_class(digits):
     base = digits[0][poison.index].astype(int)
     change = poison.images.astype(int) - base
     free = (base >= 5) & (base <= 250)  # where nothing is clipped
+    assert len(np.unique(change[:, :2].reshape(9, -1), axis=0)) == 9  # signs of their own
     assert set(np.unique(change[free])) == {-5, 5} and abs(np.sign(change[free]).mean()) < 0.2
     assert (digits[1][poison.index] == 7).all() and (poison.labels == 7).all()
     assert poison.targets is targets and poison.target == 7 and poison.trigger is None

@@ -14,6 +14,12 @@ LABELS = (np.arange(60) % 4).astype(np.int64)
 DATA = (IMAGES, LABELS, KEY)
 
 
+def test_covers_keep_the_budget_too():
+    poison = wanet(*DATA, target=1, count=6, strength=2.0, epsilon=4 / 255)
+    change = np.abs(poison.images.astype(int) - IMAGES[poison.index])
+    assert len(change) == 18 and change[:6].max() == change[6:].max() == 4
+
+
 def test_enlargement_equals_bicubic_interpolation_with_aligned_corners():
     field = np.sin(np.arange(16.0)).reshape(4, 4)
     large = cubic_weights(4, 9) @ field @ cubic_weights(4, 7).T

@@ -21,6 +21,13 @@ STAGES = [
 ]
 
 
+def test_shifts_go_both_ways():
+    ramp = jnp.broadcast_to(jnp.arange(9.0).reshape(1, 1, 9, 1) / 9, (300, 9, 9, 1))
+    moved = Shift(pixels=2, mode="edge")(image_keys(jax.random.key(0), jnp.arange(300)), ramp)
+    middle = 9 * np.asarray(moved)[:, 4, 4, 0] - 4
+    assert -2 <= middle.min() < -1.9 and 1.9 < middle.max() <= 2 and abs(middle.mean()) < 0.3
+
+
 def batch(count=24, height=12, width=10, channels=3, rows=slice(None)):
     """Images and fresh keys for them, as the checker against reused keys wants them for every call."""
     pixels = np.random.default_rng(0).uniform(size=(count, height, width, channels))[rows]

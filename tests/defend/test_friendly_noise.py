@@ -61,6 +61,20 @@ def test_noise_that_changes_no_logit_is_free_and_grows_to_the_bound(images):
     assert np.median(np.abs(delta)) == pytest.approx(16 / 255)
 
 
+def test_the_objective_is_the_published_divergence():
+    """From what the clean image gives to what the noisy one gives, less the size of the noise."""
+    images, random = jnp.full((1, 6, 6, 1), 0.5), np.random.RandomState(3)
+    linear = Linear(jnp.asarray(random.normal(0, 3, (36, 3)), jnp.float32))
+    delta = jnp.asarray(random.uniform(-0.06, 0.06, images.shape), jnp.float32)
+    clean, noisy = (np.asarray(jax.nn.softmax(linear(each)), np.float64)[0] for each in (images, images + delta))
+    divergence = (clean * np.log(clean / noisy)).sum()
+    assert abs(divergence / (noisy * np.log(noisy / clean)).sum() - 1) > 0.05
+    for weight in (0.0, 16.0):
+        expected = divergence - weight * float(jnp.square(delta).mean())
+        found = FriendlyNoise(linear, weight=weight).objective(delta, images)
+        np.testing.assert_allclose(found, [expected], rtol=1e-3, atol=1e-6)
+
+
 def test_two_steps_by_hand(linear, images):
     """Nesterov as PyTorch has it, and the rate falls at half and at three quarters of the steps."""
     defence = FriendlyNoise(linear, steps=4)

@@ -82,15 +82,6 @@ def test_crafting_through_shifts(tiny, tmp_path):
     assert (poisons[True].images != poisons[False].images).any()
 
 
-def test_a_hidden_trigger_is_counted_on_its_source_class(tiny, tmp_path):
-    attack = "sleeper_agent(epsilon=0.3, count=20, steps=2, size=3, source=5, retrain_every=1)"
-    row = read_rows(run_scenario(Scenario(tiny, (attack,), (), (1,), training="fine-tune"), tmp_path))[-1]
-    of_source = int((tiny.load()[1].labels == 5).sum())
-    assert row["victim"] == "flat-w4-fine-tune"
-    assert row["poison_success"] * of_source == pytest.approx(round(row["poison_success"] * of_source))
-    assert row["poison_success"] == row["poison_success_worst"]
-
-
 def test_targets_are_of_one_other_class_and_follow_the_key():
     test = load_source("digits[:300]")
     for seed in range(5):

@@ -37,6 +37,12 @@ def test_self_betrayal_wants_any_wrong_class(label, taken, astray):
         assert counts.hits.tolist()[:3] == hits and counts.trials.tolist()[:3] == [1, 1, 1]
 
 
+def test_hidden_triggers_are_counted_on_their_source_class():
+    still = poison(lambda images: images, None, source=1)
+    counts = attack_success(says(3), still, TEST)
+    assert counts.trials.tolist() == [0, 1] and counts.fraction == 1.0
+
+
 def test_published_targets_carry_the_trigger_already():
     white = PatchTrigger(np.ones((4, 4, 1), np.float32), np.ones((4, 4, 1), np.float32))
     shown = Targets(np.concatenate([IMAGES[:1], IMAGES[:1] + 255]), np.array([0, 1]), np.arange(2))

@@ -60,6 +60,15 @@ def test_the_objective_is_the_noise_at_the_timesteps_that_are_trained():
     assert 0 < expected < 0.1
 
 
+def test_images_are_augmented_before_they_are_noised():
+    recipe = dataclasses.replace(SMALL, batch_size=200)
+    step, state = make(ExactForGrey(recipe), recipe)
+    images = jax.random.randint(jax.random.key(1), (200, 8, 8, 1), 0, 256).astype(jnp.uint8)
+    grey = dataclasses.replace(step, augment=lambda keys, images: jnp.full_like(images, 0.5))
+    _, metrics = grey(state, KEY, jnp.arange(200), images)
+    assert float(metrics["loss"]) < 1e-6
+
+
 def test_a_predictor_of_nothing_has_a_loss_of_one():
     step, state = make(ExactForGrey(SMALL), dataclasses.replace(SMALL, batch_size=200))
     state.params["scale"] = jnp.zeros(())

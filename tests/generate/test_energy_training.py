@@ -70,6 +70,13 @@ def test_the_recorded_loss():
     np.testing.assert_allclose(metrics["gap"], golden["loss_(x0,x5)_f64"] * 1e-4, rtol=1e-4)
 
 
+def test_images_are_augmented_before_they_are_contrasted(digits):
+    step, state = make(SmallEnergy(), SMALL, digits)
+    step = dataclasses.replace(step, augment=lambda keys, images: jnp.full_like(images, 0.5))
+    positive = training._draw(step, state.bank, key(), jnp.arange(6), jnp.asarray(digits))[0]
+    assert np.abs(positive - 0.5).max() < 6 * SMALL.data_noise
+
+
 def test_devices_that_share_the_chains_do_not_change_the_result(digits):
     results = [
         train_energy(SmallEnergy(), digits, key(), recipe=dataclasses.replace(SMALL, steps=3), mesh=mesh)

@@ -159,6 +159,13 @@ def test_settings_reach_into_an_average_wherever_it_is(wrap):
     assert np.isfinite(jax.grad(lambda x: Adaptive(jpegs, "truncated", 1)(keys_for(3), x).sum())(images)).all()
 
 
+def test_settings_reach_into_a_filter():
+    inside = TopEnergy(Wave(1.0), langevin(4), 1.0)
+    cut = gradient(Adaptive(inside, "truncated", 1))
+    np.testing.assert_allclose(cut, gradient(Adaptive(langevin(4), "truncated", 1)), rtol=1e-4)
+    assert not np.allclose(cut, gradient(Adaptive(inside)), rtol=1e-3)
+
+
 def test_truncated_diffusion_keeps_the_scale_of_its_noising():
     purifier = dataclasses.replace(PURIFIERS["diffusion"], steps=1)
     np.testing.assert_allclose(gradient(Adaptive(purifier, "truncated", 1)), gradient(purifier), rtol=1e-4, atol=1e-6)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpurify.purify import TopEnergy, chain, compat_filt, purify, repeat, top_energy
+from jaxpurify.purify import TopEnergy, chain, compat_filt, dataset, purify, repeat, top_energy
 from jaxpurify.purify.combine import Identity
 from jaxpurify.purify.filter import check_filters, energies, highest
 from jaxpurify.random import image_keys, uniform
@@ -78,6 +78,28 @@ def test_an_unpurified_poison_of_low_energy_stays_and_the_published_code_purifie
     top = {rank for _, rank in order[-15:]} | {2, 29}
     assert set(ranks[changed].tolist()) == top and changed.sum() > 15
     np.testing.assert_array_equal(published[changed], purify(Darken(), images, key=KEY)[changed])
+
+
+def test_a_filter_killed_while_it_ranks_starts_again(grey, tmp_path, monkeypatch):
+    purifier, images = TopEnergy(Brightness(), Darken(), 0.5), grey[1]
+    expected = purify(purifier, images, key=KEY)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "energies", killed)
+        with pytest.raises(KeyboardInterrupt):
+            purify(purifier, images, key=KEY, directory=tmp_path / "partial")
+    np.testing.assert_array_equal(purify(purifier, images, key=KEY, directory=tmp_path / "partial"), expected)
+
+
+def test_the_published_ranking_purifies_images_by_their_positions(grey):
+    purifier, images, index = TopEnergy(Brightness(), Darken(), 0.5), grey[1], np.arange(50, 80)
+    found = compat_filt(purifier, images, np.array([3, 4]), key=KEY, index=index)
+    changed = (found != images).any((1, 2, 3))
+    np.testing.assert_array_equal(found[changed], purify(Darken(), images, key=KEY, index=index)[changed])
+    assert (found[changed] != purify(Darken(), images, key=KEY)[changed]).any()
 
 
 def test_a_stopped_filter_continues_with_its_ranking(grey, tmp_path):

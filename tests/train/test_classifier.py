@@ -16,12 +16,15 @@ from jaxpurify.networks.layers import BatchNorm, Conv, Linear
 from jaxpurify.random import named
 from jaxpurify.sharding import data_mesh
 from jaxpurify.train.batches import epoch_order, steps_per_epoch
-from jaxpurify.train.classifier import Recipe, cross_entropy, train_classifier
+from jaxpurify.train.classifier import Recipe, augmentation_key, cross_entropy, train_classifier
 from jaxpurify.train.state import TrainingDiverged
 
 KEY = jax.random.key(0)
 RECIPE = Recipe(epochs=3, batch_size=50, learning_rate=0.1)
 predict = jax.jit(lambda model, images: model(images))
+
+
+SEEN: list = []  # the types of images when it was traced
 
 
 class Small(nnx.Module):
@@ -34,6 +37,7 @@ class Small(nnx.Module):
         self.linear = Linear(128, 10, rngs=rngs)
 
     def __call__(self, images):
+        SEEN.append(images.dtype)
         return self.linear(jax.nn.relu(self.norm(self.conv(images))).reshape(len(images), -1))
 
 
@@ -127,11 +131,23 @@ def test_augmentation_is_one_key_an_image_and_epoch(digits, trained):
     np.testing.assert_array_equal(history["loss"], same["loss"])
     assert history["loss"][-1] > trained[1]["loss"][-1]
     assert accuracy(augmented, digits) > 0.5
+    epochs = [jax.random.key_data(augmentation_key(KEY, np.uint32(epoch))) for epoch in (0, 1)]
+    assert (epochs[0] != epochs[1]).any()
+
+
+def test_devices_augment_as_one(digits):
+    recipe = dataclasses.replace(RECIPE, epochs=1, batch_size=40)
+    _, alone = train(digits, 120, recipe, augment=PadCrop(1))
+    with jax.debug_key_reuse(False):  # the checker takes what `shard_map` sees for consumed
+        _, shared = train(digits, 120, recipe, augment=PadCrop(1), mesh=data_mesh())
+    np.testing.assert_allclose(shared["loss"], alone["loss"], rtol=1e-4)
 
 
 def test_half_precision_activations(digits):
+    SEEN.clear()
     model, history = train(digits, recipe=dataclasses.replace(RECIPE, dtype="bfloat16"))
     assert all(leaf.dtype == np.float32 for leaf in leaves(model))
+    assert jnp.bfloat16 in SEEN
     assert history["accuracy"][-1] > 0.85
     assert accuracy(model, digits) > 0.8
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxpurify import loop
+from jaxpurify.data.augment import PadCrop
 from jaxpurify.data.digits import read_digits
 from jaxpurify.networks.layers import BatchNorm, Conv, Linear
 from jaxpurify.sharding import data_mesh
@@ -50,6 +51,16 @@ def check_equal(ours, theirs, tolerance):
 @pytest.fixture(scope="module")
 def together(sets):
     return population(sets)
+
+
+def test_augmented_victims_equal_those_trained_alone(sets, together):
+    victims, history = population(sets, augment=PadCrop(1))
+    alone, losses = train_classifier(
+        Small(1), sets[0][1], sets[1][1], jax.random.key(1), recipe=RECIPE, augment=PadCrop(1)
+    )
+    check_equal(victims[1], alone, 1e-5)
+    np.testing.assert_allclose(history["loss"][:, 1], losses["loss"], rtol=1e-4)
+    assert (np.abs(history["loss"] - together[1]["loss"]) > 1e-3).any()
 
 
 def test_each_victim_equals_the_one_trained_alone(sets, together):
