@@ -139,6 +139,7 @@ class Config:
       protocol: cpu-small, or cpu for gradient matching and Bullseye.
       attacks, defences: short names; default all of the group, and all three.
       seeds: default ten, one a target class.
+      controls: also the same triggers and targets on victims of the clean set behind every defence.
       workers: processes, one a core.
       part: which of them this is; set by the first process.
     """
@@ -148,6 +149,7 @@ class Config:
     attacks: tuple[str, ...] = ()
     defences: tuple[str, ...] = tuple(DEFENCES)
     seeds: tuple[int, ...] = tuple(range(10))
+    controls: bool = False
     workers: int = 2
     part: int | None = None
 
@@ -163,6 +165,7 @@ class Config:
             self.seeds[part::parts],
             group.trigger_scale,
             training=group.training,
+            purified_controls=self.controls,
         )
         return [table]
 

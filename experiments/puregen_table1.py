@@ -18,7 +18,8 @@ floor, highest success of a target class, natural accuracy (percent): undefended
 DDPM -13.3, 55.5, 71.2; Naive -15.1, 43.9, 70.4; Reps -23.4, 22.1, 64.6; Filt -20.5, 24.6, 72.0; JPEG-50 10.3, 76.1,
 72.6. Of these Filt, and Naive, meet all targets that were set: at most a quarter of the undefended excess, less than
 half of the highest success, at most 6 points of accuracy. The floor is that of victims of clean images that were not
-purified, though purified training alone may be less open to a trigger: the excess of purified rows is a lower bound.
+purified, though purified training alone may be less open to a trigger: the excess of purified rows is a lower bound until
+`--controls` has run.
 `cpu-small` was not run yet.
 """
 
@@ -104,6 +105,7 @@ class Config:
       epochs: of the victims. Where these three are None, what was chosen for the protocol holds.
       ebm_weights, ddpm_weights: .safetensors files; default: the bundled models, which are far smaller than the
         published ones. Under the protocol paper only.
+      controls: also the triggers on victims of the clean set behind every defence.
       workers: processes, one a core; under the protocol paper one for all devices.
       part: which of them this is; set by the first process.
     """
@@ -117,6 +119,7 @@ class Config:
     epochs: int | None = None
     ebm_weights: str | None = None
     ddpm_weights: str | None = None
+    controls: bool = False
     workers: int = 2
     part: int | None = None
 
@@ -144,7 +147,8 @@ class Config:
         grids = []
         for names, seed_count in columns:
             seeds = (self.seeds or tuple(range(seed_count)))[part::parts]
-            grids.append(Scenario(victims, (attack,), tuple(known[name] for name in names), seeds, strength))
+            defences = tuple(known[name] for name in names)
+            grids.append(Scenario(victims, (attack,), defences, seeds, strength, purified_controls=self.controls))
         return grids
 
 

@@ -37,6 +37,7 @@ class Options:
       surrogate: network of the attacker's models, likewise. Where it is not that of the victims, `jaxpurify report`
         prints the transfer matrix.
       surrogate_defence: purifier spec of an attacker who trains the surrogates on public images behind it.
+      purified_controls: also show triggers and targets to victims trained on the clean set behind every defence.
       surrogate_training: plain, or adversarial: on adversarial examples, as published for clean_label_backdoor.
     """
 
@@ -56,6 +57,7 @@ class Options:
     surrogate: str = ""
     surrogate_defence: str = ""
     surrogate_training: str = "plain"
+    purified_controls: bool = False
 
 
 def main(arguments: list[str]) -> int | None:
@@ -123,6 +125,7 @@ def checked_scenario(options: Options) -> Any:
         surrogate_defence=options.surrogate_defence,
         surrogate_training=options.surrogate_training,
         victim_seeds=options.victim_seeds,
+        purified_controls=options.purified_controls,
     )
     defences = [spec for spec in scenario.defences if spec != NONE]
     if defences:

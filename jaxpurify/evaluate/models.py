@@ -22,6 +22,7 @@ from jaxpurify.networks.freeze import Frozen
 from jaxpurify.networks.stored import load_network, save_network
 from jaxpurify.purify.dataset import fingerprint, purify
 from jaxpurify.records import locked, run_id
+from jaxpurify.types import StoredImages
 
 SURROGATE_TRAININGS = {"plain": None, "adversarial": ProjectedGradient()}
 SURROGATE_SEED = 10_000  # of the first one; no victim has it
@@ -76,17 +77,21 @@ class Models:
         return accuracy(np.asarray(logits.argmax(-1), np.int32), test.labels)
 
     @functools.lru_cache(maxsize=8)  # noqa: B019 - these models live as long as the run
-    def clean_victim(self, seed: int) -> Any:
-        """The victim trained on clean data."""
+    def clean_victim(self, seed: int, defence: str = "", purified: Callable[[str], StoredImages] | None = None) -> Any:
+        """The victim trained on clean data, or on what `purified(defence)` says that a defence makes of it."""
 
         def train(name: str) -> Any:
-            return self.victim(self.train, seed, name)
+            clean = self.train if purified is None else self.train.replace_images(purified(defence))
+            return self.victim(clean, seed, name)
 
         if self.training == "linear":  # a second's work, and no network of the catalogue
             return train(f"clean seed {seed}")
+        behind = {}
+        if purified is not None:
+            behind = {"defence": defence, "weights": weights_digest(defence, self.train.images.shape[1:])}
         if self.training == "scratch":
-            return self._kept(f"clean-{seed}", train, self.protocol, self.protocol.config())
-        settings = self.protocol.config() | {"fine_tuning": fine_tuning_settings(self.protocol)}
+            return self._kept(f"clean-{seed}", train, self.protocol, self.protocol.config() | behind)
+        settings = self.protocol.config() | {"fine_tuning": fine_tuning_settings(self.protocol)} | behind
         return self._kept(f"clean-{self.training}-{seed}", train, self.protocol, settings)
 
     def surrogate(self, member: int = 0) -> Frozen:

@@ -43,7 +43,7 @@ def target_lists(rows: Iterable[Mapping[str, Any]]) -> list[TargetList]:
     """A list for every attack and defence with several victims of a poison; one victim tells nothing of a target."""
     groups: dict[tuple[Any, ...], dict[tuple[int, int], list[tuple[bool, Any]]]] = {}
     for row in distinct(rows):
-        if row["attack"] == NONE or row.get("target_hits") is None:
+        if row["attack"] == NONE or row.get("target_hits") is None or row.get("control"):
             continue
         key = (row["attack"], row["defence"], *block_key(row), circumstances(row))
         for place, hit in enumerate(row["target_hits"]):

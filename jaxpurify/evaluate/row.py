@@ -15,9 +15,12 @@ from jaxpurify.evaluate.stored_poison import STORED, file_digest
 from jaxpurify.random import named
 
 NONE = "none"
+CONTROL = "purified clean"
 
 
-def row_config(scenario: Any, attack: str, defence: str, seed: int, train: Dataset, victim: int = 0) -> dict[str, Any]:
+def row_config(
+    scenario: Any, attack: str, defence: str, seed: int, train: Dataset, victim: int = 0, control: bool = False
+) -> dict[str, Any]:
     """The config of one row.
 
     Args:
@@ -26,9 +29,10 @@ def row_config(scenario: Any, attack: str, defence: str, seed: int, train: Datas
       seed: of the poison.
       train: the clean training set; its classes and the shape of its images are used.
       victim: number of the victim among those trained on the same set.
+      control: whether it is a victim of the purified clean set.
     """
     # Settings that most tables leave alone are named where they differ, so that earlier rows keep their ids.
-    other: dict[str, tuple[Any, Any]] = {"victim_seed": (victim, 0)}
+    other: dict[str, tuple[Any, Any]] = {"victim_seed": (victim, 0), "control": (CONTROL if control else None, None)}
     shape = train.images.shape[1:]
     if scenario.training == "fine-tune":
         other["fine_tuning"] = (fine_tuning_settings(scenario.victims), None)

@@ -31,7 +31,7 @@ from jaxpurify.records import append_row, finished, locked, make_row, run_id
 SETTINGS = (
     "attacks", "defences", "seeds", "trigger_scale", "targets", "training", "surrogates", "victim_network",
     "surrogate_network", "surrogate_defence", "victim_seeds",
-    "surrogate_training",
+    "surrogate_training", "purified_controls",
 )  # fmt: skip
 Progress = Callable[[str, int, int], None]
 
@@ -58,6 +58,8 @@ class Scenario:
         the robust surrogate of the published label-consistent backdoor.
       victim_seeds: victims trained on each poisoned set, of other weights and batches, each a row (and a clean control)
         of its own. Tables count all rows as runs: with few seeds their errors are those of training, not of poisons.
+      purified_controls: a further control for every defence: victims trained on the clean set behind it, shown the same
+        triggers or targets. What they do is due to the purified training alone, the rest to the poison.
     """
 
     protocol: Protocol
@@ -73,6 +75,7 @@ class Scenario:
     surrogate_defence: str = ""
     surrogate_training: str = "plain"
     victim_seeds: int = 1
+    purified_controls: bool = False
 
     def __post_init__(self):
         for name in ("attacks", "defences"):
@@ -142,6 +145,8 @@ def run_scenario(
         for attack in scenario.attacks:
             for defence in dict.fromkeys((NONE, *scenario.defences)):
                 grid.cell(attack, defence, seed)
+                if scenario.purified_controls and defence != NONE:
+                    grid.cell(attack, defence, seed, control=True)
     return grid.results
 
 
@@ -186,19 +191,25 @@ class _Grid:
             counts = self.models.natural_accuracy(victim, self.test)
             self.write(config, counts, None, None, None, time.perf_counter() - start)
 
-    def cell(self, attack: str, defence: str, seed: int) -> None:
-        """The rows of the victims trained on the poisoned set as `defence` leaves it."""
-        missing = self.missing(attack, defence, seed)
+    def cell(self, attack: str, defence: str, seed: int, control: bool = False) -> None:
+        """The rows of victims trained on the poisoned set, or as a control on the clean one, as `defence` leaves it."""
+        missing = self.missing(attack, defence, seed, control)
         if not missing:
             return
         start = time.perf_counter()
         poison = self.poison(attack, seed)
-        poisoned = poison_dataset(self.train, poison)
         name = f"{attack} seed {seed}, {defence}"
-        poisoned = poisoned.replace_images(self.purified(poison, defence, name))
+        poisoned = self.train
+        if not control:
+            poisoned = poison_dataset(self.train, poison)
+            poisoned = poisoned.replace_images(self.purified(poison, defence, name))
         for number, config in missing.items():
-            report = f"{name}: victim {number + 1}" if number else f"{name}: victim"
-            victim = self.models.victim(poisoned, victim_seed(seed, number), report)
+            own = victim_seed(seed, number)
+            if control:
+                victim = self.models.clean_victim(own, defence, self.purified_clean)
+            else:
+                report = f"{name}: victim {number + 1}" if number else f"{name}: victim"
+                victim = self.models.victim(poisoned, own, report)
             counts = self.models.natural_accuracy(victim, self.test)
             success = attack_success(victim, poison, self.test, scale=self.scenario.trigger_scale)
             floor = None if success is None else self.floor(attack, seed, number, poison)
@@ -214,14 +225,16 @@ class _Grid:
             self.floors[attack, seed, number] = success
         return self.floors[attack, seed, number]
 
-    def missing(self, attack: str, defence: str, seed: int) -> dict[int, dict[str, Any]]:
+    def missing(self, attack: str, defence: str, seed: int, control: bool = False) -> dict[int, dict[str, Any]]:
         """What makes the rows that are not written yet, by the number of their victim."""
         done, numbers = finished(self.results), range(self.scenario.victim_seeds)
-        configs = {each: row_config(self.scenario, attack, defence, seed, self.train, each) for each in numbers}
+        of = (self.scenario, attack, defence, seed, self.train)
+        configs = {each: row_config(*of, each, control) for each in numbers}
         return {number: config for number, config in configs.items() if run_id(config) not in done}
 
     def write(self, config, counts, success, floor, poison: Poison | None, seconds: float, hits=None) -> None:
-        how = {} if poison is None else poison.how
+        how, control = {} if poison is None else poison.how, config.get("control")
+        told = {"control": control, "poisons_left_out": len(poison)} if control and poison is not None else {}
         row = make_row(
             **{name: config[name] for name in ("protocol", "data", "attack", "defence", "victim", "seed")},
             victim_seed=config.get("victim_seed", 0),
@@ -231,7 +244,7 @@ class _Grid:
             poison_success=None if success is None else success.fraction,
             poison_success_worst=None if success is None else success.highest,
             trigger_success_clean=None if floor is None else floor.fraction,
-            poisons=0 if poison is None else len(poison),
+            poisons=0 if poison is None or control else len(poison),
             epsilon=how.get("epsilon"),
             labels_changed=how.get("labels_changed"),
             target=None if poison is None else poison.target,
@@ -239,6 +252,7 @@ class _Grid:
             crafted=None if poison is None else crafting_receipt(poison),
             seconds=seconds,
             config=config,
+            **told,
         )
         append_row(self.results, row)
 
@@ -285,6 +299,11 @@ class _Grid:
         purifier = make_purifier(defence, self.train.images.shape[1:])
         report = functools.partial(self.progress, f"{name}: purify")
         return purified_poisoned(purifier, self.train, poison, self.directory / "purified", progress=report)
+
+    def purified_clean(self, defence: str) -> np.ndarray:
+        """The clean training set as `defence` leaves it."""
+        nothing = Poison(self.train.images[:0], self.train.labels[:0], np.zeros(0, np.int64))
+        return self.purified(nothing, defence, f"clean, {defence}")
 
     def retrain(self, images: np.ndarray, labels: np.ndarray, key: Key[Array, ""]) -> Frozen:
         """A new surrogate, trained on what an attack has poisoned so far."""

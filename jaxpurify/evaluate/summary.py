@@ -10,9 +10,13 @@ NONE = "none"
 
 
 class Line(NamedTuple):
-    """One defence against one attack. `runs` is 0 for a control that was not run."""
+    """One defence against one attack. `runs` is 0 for a control that was not run.
+
+    `control` is what victims were trained on in the place of the poisoned set, or None.
+    """
 
     defence: str
+    control: str | None
     adaptive: bool | None
     runs: int
     natural: Summary
@@ -26,6 +30,8 @@ class Line(NamedTuple):
 
     @property
     def label(self) -> str:
+        if self.control:
+            return f"{self.defence}, without the poison"
         return "undefended" if self.defence == NONE else self.defence
 
 
@@ -161,7 +167,8 @@ def _attack_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
         return (NONE, None, None, None, ())
     config = row.get("config") or {}
     labels_changed = row.get("labels_changed", config.get("labels_changed"))
-    return (row["attack"], row.get("epsilon"), row.get("poisons"), labels_changed, circumstances(row))
+    poisons = row.get("poisons_left_out", row.get("poisons"))
+    return (row["attack"], row.get("epsilon"), poisons, labels_changed, circumstances(row))
 
 
 def circumstances(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -182,17 +189,20 @@ def circumstances(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def lines(rows: Sequence[Mapping[str, Any]]) -> tuple[Line, ...]:
-    """One line for every defence, and for every attacker who knew it; the undefended control first, if only as absent.
+    """One line for every defence, its control, and every attacker who knew it; the undefended one first, if only as
+    absent.
 
     All rows are of one attack in the same circumstances.
     """
-    parts = _split(rows, lambda row: (row["defence"], row.get("adaptive") if row["attack"] != NONE else None))
-    if not any(defence == NONE for (defence, _), _ in parts):
-        parts.append(((NONE, None), []))
-    parts.sort(key=lambda part: part[0][0] != NONE)  # stable: only the undefended move to the front
+    parts = _split(rows, _line_key)
+    if not any(defence == NONE for (defence, _, _), _ in parts):
+        parts.append(((NONE, None, None), []))
+    order = [defence for (defence, _, _), _ in parts]
+    parts.sort(key=lambda part: (part[0][0] != NONE, order.index(part[0][0])))  # a control follows its defence
     return tuple(
         Line(
             defence=defence,
+            control=control,
             adaptive=adaptive,
             runs=len(members),
             natural=_mean(members, "natural_accuracy"),
@@ -203,8 +213,12 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> tuple[Line, ...]:
             excess=_mean(members, excess),
             hits=_hits(members),
         )
-        for (defence, adaptive), members in parts
+        for (defence, adaptive, control), members in parts
     )
+
+
+def _line_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["defence"], row.get("adaptive") if row["attack"] != NONE else None, row.get("control")
 
 
 def _highest(rows: Sequence[Mapping[str, Any]]) -> Summary:

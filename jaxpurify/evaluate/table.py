@@ -33,7 +33,8 @@ LEGEND = (
     "triggered test images, or of the target images, where Wilson's 95 % interval in brackets takes the error's place. "
     f"{HIGHEST}Worst class: the true class of test images with the highest success, averaged over runs. Clean floor: "
     "the same trigger or target on a victim trained on clean data. Excess: success above that floor, in percentage "
-    "points. Adaptive: the attacker knew the defence. –: has no meaning here or was not measured."
+    "points. Without the poison: the same trigger or target on a victim trained on clean data behind the defence. "
+    "Adaptive: the attacker knew the defence. –: has no meaning here or was not measured."
 )
 
 
@@ -101,6 +102,7 @@ def markdown_table(rows: Iterable[Mapping[str, Any]]) -> str:
             budget = (epsilon_text(group.epsilon), "–" if group.poisons is None else f"{group.poisons:,}")
             for line in group.lines:
                 defence = "undefended" if line.defence == NONE else f"`{_markdown(line.defence)}`"
+                defence += ", without the poison" if line.control else ""
                 numbers = [" ".join(cell).strip() for cell in _cells(line)]
                 labels = group.labels.removeprefix("labels ")
                 start = (attack, *budget, labels, defence, adaptive_text(line, group))
@@ -136,7 +138,7 @@ def _html_group(group: Group) -> str:
 
 
 def _html_line(line: Line, group: Group) -> str:
-    kind = "control" if line.defence == NONE else "defended"
+    kind = "control" if line.defence == NONE or line.control else "defended"
     cells = [f'<th scope="row">{_breakable(line.label)}</th>']
     known = adaptive_text(line, group)
     cells.append(f'<td class="centre{" absent" if known == "–" else ""}" data-name="Adaptive">{known}</td>')

@@ -43,7 +43,7 @@ def transfer_matrices(rows: Iterable[Mapping[str, Any]]) -> list[Matrix]:
     """
     groups: dict[tuple[Any, ...], dict[tuple[str, str], list[Mapping[str, Any]]]] = {}
     for row in distinct(rows):
-        if row["attack"] != NONE and row.get("poison_success") is not None:
+        if row["attack"] != NONE and row.get("poison_success") is not None and not row.get("control"):
             said = tuple(text for text in circumstances(row) if not text.startswith("made on "))
             key = (*(row[name] for name in ("attack", "defence", "protocol", "data")), said)
             groups.setdefault(key, {}).setdefault((surrogate_of(row), row["victim"]), []).append(row)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 from flax import nnx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from jaxpurify.evaluate.purifiers import energy_for, make_purifier
 from jaxpurify.evaluate.row import victim_seed
 from jaxpurify.evaluate.scenario import Scenario, run_scenario
 from jaxpurify.evaluate.summary import blocks
-from jaxpurify.evaluate.table import text_table
+from jaxpurify.evaluate.table import markdown_table, text_table
 from jaxpurify.evaluate.transfer import transfer_matrices
 from jaxpurify.evaluate.victims import attack_success
 from jaxpurify.networks.catalogue import NETWORKS
@@ -76,6 +77,29 @@ def test_the_grid_and_its_controls(tiny, tmp_path):
     assert any("jpeg" in what for what in said) and any("victim" in what for what in said)
     assert len(list((tmp_path / "purified").glob("*/purified.npz"))) == 1  # for both seeds
     assert len(list((tmp_path / "poisons").iterdir())) == 2
+
+
+def test_controls_behind_a_defence_have_purified_images_and_no_poison(tiny, tmp_path):
+    scenario = Scenario(tiny, (ATTACK,), DEFENCES, (0,), purified_controls=True)
+    written = rows(run_scenario(scenario, tmp_path))
+    assert [row.get("control") for row in written] == [None, None, None, "purified clean"]
+    defended, control = written[2:]
+    assert control["defence"] == defended["defence"] == "jpeg(quality=25)" and control["attack"] == ATTACK
+    assert (control["poisons"], control["poisons_left_out"], defended["poisons"]) == (0, 50, 50)
+    assert control["trigger_success_clean"] == defended["trigger_success_clean"]
+    assert control["poison_success"] < defended["poison_success"] - 0.2
+    kept = [
+        jax.tree.leaves(load_network(path)[0].state) for path in (tmp_path / "models").glob("clean-0-*.safetensors")
+    ]
+    first, second = kept  # of clean images, and of clean images that were purified
+    assert any(np.abs(one - other).max() > 1e-3 for one, other in zip(first, second, strict=True))
+    plain = Scenario(tiny, (ATTACK,), DEFENCES, (0,))
+    assert len(rows(run_scenario(plain, tmp_path))) == 4  # the others have their ids as before
+    _, attacked = blocks(written)[0].groups
+    assert [(line.label, line.runs) for line in attacked.lines] == [
+        ("undefended", 1), ("jpeg(quality=25)", 1), ("jpeg(quality=25), without the poison", 1),
+    ]  # fmt: skip
+    assert "`jpeg(quality=25)`, without the poison" in markdown_table(written)
 
 
 def test_a_finished_grid_does_nothing(tiny, tmp_path, monkeypatch):
