@@ -21,8 +21,8 @@ from jaxpurify.attack.pattern import pattern
 from jaxpurify.data.poison import Poison
 from jaxpurify.data.sources import load_source
 from jaxpurify.evaluate.effect import effect
+from jaxpurify.evaluate.grid import kept_poison
 from jaxpurify.evaluate.purifiers import energy_for, make_purifier
-from jaxpurify.evaluate.scenario import kept_poison
 from jaxpurify.evaluate.statistics import psnr
 from jaxpurify.networks.stored import load_network, save_network
 from jaxpurify.purify.dataset import purify

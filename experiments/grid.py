@@ -12,7 +12,8 @@ import sys
 from typing import Protocol
 
 from jaxpurify.cli.memory import keep_memory
-from jaxpurify.evaluate.scenario import Scenario, run_scenario
+from jaxpurify.evaluate.grid import run_scenario
+from jaxpurify.evaluate.scenario import Scenario
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -18,9 +18,8 @@ floor, highest success of a target class, natural accuracy (percent): undefended
 DDPM -13.3, 55.5, 71.2; Naive -15.1, 43.9, 70.4; Reps -23.4, 22.1, 64.6; Filt -20.5, 24.6, 72.0; JPEG-50 10.3, 76.1,
 72.6. Of these Filt, and Naive, meet all targets that were set: at most a quarter of the undefended excess, less than
 half of the highest success, at most 6 points of accuracy. The floor is that of victims of clean images that were not
-purified, though purified training alone may be less open to a trigger: the excess of purified rows is a lower bound until
-`--controls` has run.
-`cpu-small` was not run yet.
+purified, though purified training alone may be less open to a trigger: the excess of purified rows is a lower bound,
+until `--controls` has run. `cpu-small` was not run yet.
 """
 
 import dataclasses

@@ -21,7 +21,8 @@ from experiments.grid import run_grid
 from experiments.puregen_table1 import Config as Table1
 from jaxpurify.attack.budget import apply_trigger
 from jaxpurify.data.sources import load_source
-from jaxpurify.evaluate.scenario import Scenario, kept_poison
+from jaxpurify.evaluate.grid import kept_poison
+from jaxpurify.evaluate.scenario import Scenario
 from jaxpurify.records import locked
 from jaxpurify.types import StoredImages
 

@@ -26,9 +26,9 @@ def main(arguments: list[str]) -> int:
     from jaxpurify.cli.progress import progress_display
     from jaxpurify.cli.report import print_table
     from jaxpurify.evaluate.exhibits import exhibits
+    from jaxpurify.evaluate.grid import run_scenario
     from jaxpurify.evaluate.presets import preset
     from jaxpurify.evaluate.report import demo_report
-    from jaxpurify.evaluate.scenario import run_scenario
     from jaxpurify.records import read_rows
 
     start = time.perf_counter()

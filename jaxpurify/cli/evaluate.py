@@ -72,8 +72,8 @@ def main(arguments: list[str]) -> int | None:
 
     from jaxpurify.cli.report import print_table
     from jaxpurify.evaluate.exhibits import exhibits
+    from jaxpurify.evaluate.grid import run_scenario
     from jaxpurify.evaluate.report import demo_report
-    from jaxpurify.evaluate.scenario import run_scenario
     from jaxpurify.records import read_rows
 
     scenario = checked_scenario(options)
@@ -104,7 +104,7 @@ def checked_scenario(options: Options) -> Any:
     from jaxpurify.data.sources import load_source
     from jaxpurify.evaluate.presets import Preset, named_preset
     from jaxpurify.evaluate.purifiers import make_purifier
-    from jaxpurify.evaluate.scenario import NONE
+    from jaxpurify.evaluate.row import NONE
 
     chosen = Preset(options.protocol or "", (), ()) if options.preset is None else named_preset(options.preset)
     changed: dict[str, Any] = {

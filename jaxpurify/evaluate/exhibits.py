@@ -7,9 +7,11 @@ import numpy as np
 
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.poison import Poison, poison_dataset
+from jaxpurify.evaluate.grid import kept_poison
 from jaxpurify.evaluate.purified import purify_key
 from jaxpurify.evaluate.purifiers import energy_for, make_purifier
-from jaxpurify.evaluate.scenario import NONE, Scenario, kept_poison
+from jaxpurify.evaluate.row import NONE
+from jaxpurify.evaluate.scenario import Scenario
 from jaxpurify.evaluate.statistics import auroc
 from jaxpurify.purify.dataset import purify
 from jaxpurify.purify.filter import TopEnergy, energies, highest

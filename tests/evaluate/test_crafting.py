@@ -14,9 +14,10 @@ from jaxpurify.attack.metapoison import metapoison
 from jaxpurify.data.poison import load_poison
 from jaxpurify.data.sources import load_source
 from jaxpurify.evaluate.crafting import adaptive_purifier, attack_of, choose_targets, craft
+from jaxpurify.evaluate.grid import run_scenario
 from jaxpurify.evaluate.protocol import protocol
 from jaxpurify.evaluate.row import adaptive
-from jaxpurify.evaluate.scenario import Scenario, run_scenario
+from jaxpurify.evaluate.scenario import Scenario
 from jaxpurify.networks import ResNet9
 from jaxpurify.networks.catalogue import NETWORKS
 from jaxpurify.networks.freeze import freeze

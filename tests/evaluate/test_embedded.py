@@ -5,9 +5,10 @@ import pytest
 
 from jaxpurify.evaluate import embedded as module
 from jaxpurify.evaluate.embedded import Embedded
+from jaxpurify.evaluate.grid import run_scenario
 from jaxpurify.evaluate.metrics import natural_accuracy
 from jaxpurify.evaluate.models import Models
-from jaxpurify.evaluate.scenario import Scenario, run_scenario
+from jaxpurify.evaluate.scenario import Scenario
 from jaxpurify.networks.catalogue import NETWORKS
 from jaxpurify.records import read_rows
 from jaxpurify.train.heads import embed

@@ -11,7 +11,8 @@ from jaxpurify.data import Dataset, Poison, Targets, save_poison
 from jaxpurify.data.interchange import write_benchmark
 from jaxpurify.data.poison_packages import write_bullseye, write_metapoison
 from jaxpurify.evaluate.crafting import attack_of
-from jaxpurify.evaluate.scenario import Scenario, run_scenario
+from jaxpurify.evaluate.grid import run_scenario
+from jaxpurify.evaluate.scenario import Scenario
 from jaxpurify.evaluate.stored_poison import stored
 from jaxpurify.networks.catalogue import NETWORKS
 from jaxpurify.records import read_rows
