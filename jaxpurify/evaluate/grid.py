@@ -148,6 +148,9 @@ class _Grid:
     def write(self, config, counts, success, floor, poison: Poison | None, seconds: float, hits=None) -> None:
         how, control = {} if poison is None else poison.how, config.get("control")
         told = {"control": control, "poisons_left_out": len(poison)} if control and poison is not None else {}
+        if hits is not None and poison is not None and poison.trigger is not None:
+            # Success is of all triggered test images; the published target is counted beside it.
+            told, hits = told | {"triggered_target_hits": hits}, None
         row = make_row(
             **{name: config[name] for name in ("protocol", "data", "attack", "defence", "victim", "seed")},
             victim_seed=config.get("victim_seed", 0),
