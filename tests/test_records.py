@@ -162,6 +162,31 @@ def test_two_processes_append_without_mixing_lines(tmp_path):
     assert path.read_bytes().count(b"\n") == 301
 
 
+COUNT = """
+from pathlib import Path
+import sys, time
+from jaxpurify.records import locked
+counter = Path(sys.argv[1])
+Path(f"{counter}.{sys.argv[2]}").touch()
+limit = time.monotonic() + 20
+while len(list(counter.parent.glob("counter.[ab]"))) < 2 and time.monotonic() < limit:
+    time.sleep(0.001)
+for _ in range(30):
+    with locked(f"{counter}.lock"):
+        value = int(counter.read_text())
+        time.sleep(0.002)
+        counter.write_text(str(value + 1))
+"""
+
+
+def test_a_lock_keeps_other_processes_waiting(tmp_path):
+    (tmp_path / "counter").write_text("0")
+    root, command = Path(records.__file__).parents[1], [sys.executable, "-c", COUNT, str(tmp_path / "counter")]
+    counting = [subprocess.Popen([*command, name], cwd=root) for name in "ab"]
+    assert [each.wait(timeout=60) for each in counting] == [0, 0]
+    assert (tmp_path / "counter").read_text() == "60"
+
+
 def test_git_names_the_commit_of_this_checkout_only(tmp_path):
     root = tmp_path / "checkout"
     package, installed = root / "jaxpurify", root / "site-packages" / "jaxpurify"

@@ -45,6 +45,15 @@ def test_poisons_are_the_last_of_the_class_and_carry_the_trigger(surrogate, digi
     assert not np.array_equal(drawn.index, poison.index) and (np.diff(drawn.index) > 0).all()
 
 
+def test_scale_is_of_the_test_and_leaves_the_poisons(surrogate, digits):
+    plain, strong = (craft(surrogate, digits, steps=1, optimizer="adam", scale=each) for each in (1.0, 3.0))
+    np.testing.assert_array_equal(strong.images, plain.images)
+    grey = jnp.full((1, 8, 8, 1), 0.5)
+    moved, further = (np.asarray(poison.trigger(grey)) - 0.5 for poison in (plain, strong))
+    assert np.abs(moved).max() > 0.01
+    np.testing.assert_allclose(further, 3 * moved, atol=1e-6)
+
+
 def test_fraction_is_of_the_whole_training_set(surrogate, digits):
     assert len(craft(surrogate, digits, count=None, fraction=0.01).index) == 18
 

@@ -68,6 +68,15 @@ def test_a_slice_of_digits_through_an_energy_has_energies_in_its_report(here, en
     assert "energies after: 40/40" in capsys.readouterr().out
 
 
+def test_images_do_not_depend_on_the_batch_size(archive, here, energy_weights):
+    spec = f"langevin(steps=2, weights='{energy_weights}')"
+    for size in ("8", "16"):
+        assert main(["purify", archive, "--out", f"{size}.npz", "--purifier", spec, "--batch-size", size]) == 0
+    eight, sixteen = (load_source(f"npz:{size}.npz").images for size in ("8", "16"))
+    assert (eight != load_source(archive).images).any()
+    np.testing.assert_array_equal(eight, sixteen)
+
+
 def test_images_can_be_resized_first(photographs, here):
     assert main(["purify", photographs, "--out", "clean", *JPEG, "--size", "8"]) == 0
     assert load_source("folder:clean").images.shape == (13, 8, 8, 3)

@@ -14,8 +14,10 @@ from jaxpurify.attack.metapoison import metapoison
 from jaxpurify.data.poison import load_poison
 from jaxpurify.data.sources import load_source
 from jaxpurify.evaluate.crafting import adaptive_purifier, attack_of, choose_targets, craft
-from jaxpurify.evaluate.grid import run_scenario
-from jaxpurify.evaluate.protocol import protocol
+from jaxpurify.evaluate.grid import _Grid, kept_poison, run_scenario
+from jaxpurify.evaluate.protocol import Protocol, protocol
+from jaxpurify.evaluate.purified import purify_key
+from jaxpurify.evaluate.purifiers import make_purifier
 from jaxpurify.evaluate.row import adaptive
 from jaxpurify.evaluate.scenario import Scenario
 from jaxpurify.networks import ResNet9
@@ -23,6 +25,7 @@ from jaxpurify.networks.catalogue import NETWORKS
 from jaxpurify.networks.freeze import freeze
 from jaxpurify.networks.layers import BatchNorm, Conv, Linear
 from jaxpurify.networks.partition import split_trainable
+from jaxpurify.purify.dataset import purify
 from jaxpurify.records import read_rows
 from tests.evaluate.flat import Flat, tiny_protocol
 
@@ -93,6 +96,14 @@ def test_targets_are_of_one_other_class_and_follow_the_key():
     np.testing.assert_array_equal(again.index, targets.index)
     with pytest.raises(ValueError, match=r"^1000 target images are asked for; class \d has \d+ test images$"):
         choose_targets(test, jax.random.key(0), 7, 1000)
+
+
+def test_targets_are_never_of_the_base_class():
+    digits = load_source("digits[:100]")
+    three = dataclasses.replace(digits.select(digits.labels < 3), classes=("0", "1", "2"))
+    for base in (1, 2):
+        drawn = [choose_targets(three, jax.random.key(seed), 0, 1, base).labels[0] for seed in range(6)]
+        assert drawn == [3 - base] * 6
 
 
 @pytest.mark.parametrize(
@@ -191,6 +202,27 @@ def test_features_of_every_block_are_followed_on_request(tiny):
 def test_linear_victims_keep_the_surrogate(tiny):
     with pytest.raises(ValueError, match=r"linear victims keep the surrogate; no retrain_every$"):
         Scenario(tiny, ("sleeper_agent(count=5, retrain_every=1)",), (), (0,), training="linear")
+
+
+def test_gradients_are_of_the_layer_that_linear_victims_train(tiny, tmp_path, monkeypatch):
+    seen = watched(monkeypatch, "side_by_side")
+    attack = "gradient_matching(epsilon=0.3, count=20, steps=2, restarts=1)"
+    kept_poison(tmp_path, Scenario(tiny, (attack,), (), (1,), training="linear"), attack, 1)
+    ((objective, _),) = seen
+    assert set(objective.members[0]) == {"linear"}
+
+
+def test_surrogates_are_retrained_behind_the_defence(tiny, tmp_path, monkeypatch):
+    seen, model = [], freeze(Flat(rngs=nnx.Rngs(0)))
+    monkeypatch.setattr(Protocol, "classifier", lambda self, dataset, *rest, **options: seen.append(dataset) or model)
+    train, spec = tiny.load()[0], "jpeg(quality=5)"
+    for behind in ("", spec):
+        grid = _Grid(Scenario(tiny, (), (), (1,), surrogate_defence=behind), tmp_path, lambda *_: None)
+        assert grid.retrain(train.images, train.labels[::-1], jax.random.key(0)) is model
+    np.testing.assert_array_equal(seen[0].images, train.images)
+    purified = purify(make_purifier(spec, train.images.shape[1:]), train.images, key=purify_key())
+    np.testing.assert_array_equal(seen[1].images, purified)
+    np.testing.assert_array_equal(seen[1].labels, train.labels[::-1])
 
 
 @pytest.mark.parametrize("members", [1, 2])

@@ -75,6 +75,14 @@ def test_purification_is_not_the_identity(spec, pair):
     assert found.energies == {} and found.auroc is None and found.auroc_purified is None
 
 
+def test_noise_is_that_of_the_positions_in_the_source(pair):
+    purifier, index = make_purifier(SHORT[0], SHAPE), np.arange(30, 40)
+    whole = effect(purifier, *pair, key=KEY, batch_size=10)
+    part = effect(purifier, *(images[index] for images in pair), key=KEY, index=index, batch_size=10)
+    for name in ("purified clean", "purified poisoned"):
+        np.testing.assert_array_equal(part.images[name], whole.images[name][index])
+
+
 def test_chains_of_5000_steps_stay_with_natural_images(pair):
     clean = pair[0][:4]
     far = purify(make_purifier("langevin(steps=5000)", SHAPE), clean, key=KEY, batch_size=4)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpurify.evaluate.purifiers import PRESETS, PURIFIERS, energy_for, make_purifier
+from jaxpurify.evaluate.purifiers import PRESETS, PURIFIERS, energy_for, make_purifier, weights_digest
 from jaxpurify.networks import ConvEnergy, UNet, freeze
 from jaxpurify.networks.stored import save_network
 from jaxpurify.purify.combine import Average, Chain, Identity, Repeat
@@ -116,6 +116,32 @@ def test_presets_are_the_published_settings(far_trained):
     assert settings(make_purifier("jpeg|puregen-ebm", SHAPE).stages[1]) == 150
     averaged = make_purifier("average('puregen-ebm', 3, kind='median')", SHAPE)
     assert settings(averaged.purifier) == 150 and (averaged.count, averaged.kind) == (3, "median")
+
+
+def test_fast_presets_have_fewer_steps_of_the_same_noise(far_trained):
+    exact, ebm_exact, fast, filtering, ebm_fast = (
+        make_purifier(name, SHAPE) for name in ("exact", "ebm-exact", "fast", "filt-fast", "ebm-fast")
+    )
+    assert (exact.timestep, exact.steps, ebm_exact.steps, ebm_exact.step_size) == (75, None, 150, 0.00625)
+    assert (fast.timestep, fast.levels().tolist()) == (75, [74, 56, 37, 18, 0])
+    assert isinstance(filtering, TopEnergy) and (filtering.fraction, filtering.compat) == (0.5, False)
+    assert (filtering.purifier.timestep, filtering.purifier.levels().tolist()) == (125, [124, 93, 62, 31, 0])
+    assert {each.sampler for each in (exact, fast, filtering.purifier)} == {"ancestral"}
+    assert ebm_fast.steps == 50 and ebm_fast.temperature == ebm_exact.temperature == 1e-4
+    # As much noise in a third of the steps.
+    assert 50 * ebm_fast.step_size**2 == pytest.approx(150 * ebm_exact.step_size**2, rel=2e-3)
+
+
+def test_a_digest_tells_weights_apart(tmp_path):
+    options = {"features": 2, "channels": 1, "size": 8}
+    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
+        energy = freeze(ConvEnergy(**options, rngs=nnx.Rngs(seed)))
+        save_network(tmp_path / f"{name}.safetensors", energy, network="conv_energy", options=options)
+    one, same, other = (
+        weights_digest(f"langevin(weights='{tmp_path / name}.safetensors')", SHAPE) for name in ("one", "same", "other")
+    )
+    assert one == same != other and len(one) == 12
+    assert weights_digest("jpeg", SHAPE) is None
 
 
 def test_the_schedule_is_that_of_the_weights_unless_the_spec_says_otherwise(far_trained, tmp_path):

@@ -19,6 +19,7 @@ from jaxpurify.evaluate import row as row_module
 from jaxpurify.evaluate import victims
 from jaxpurify.evaluate.exhibits import exhibits
 from jaxpurify.evaluate.grid import run_scenario
+from jaxpurify.evaluate.metrics import natural_accuracy
 from jaxpurify.evaluate.protocol import Protocol, protocol
 from jaxpurify.evaluate.purified import purify_key
 from jaxpurify.evaluate.purifiers import energy_for, make_purifier
@@ -180,6 +181,24 @@ def test_several_victims_of_one_poisoned_set(tiny, tmp_path):
         assert attack_success(load_network(stored)[0], poison, test).fraction == floors[number]
     with pytest.raises(ValueError, match=r"^victim_seeds=0; it must be at least 1$"):
         dataclasses.replace(one, victim_seeds=0)
+
+
+def test_rows_are_measured_with_the_trigger_of_the_test(tiny, tmp_path, monkeypatch):
+    trained, genuine = [], Protocol.classifier
+
+    def kept(self, dataset, seed, **options):
+        trained.append(genuine(self, dataset, seed, **options))
+        return trained[-1]
+
+    monkeypatch.setattr(Protocol, "classifier", kept)
+    attack = "pattern(count=20, epsilon=0.2)"
+    row = rows(run_scenario(Scenario(tiny, (attack,), (), (0,), trigger_scale=3.0), tmp_path))[1]
+    poison, test = load_poison(next((tmp_path / "poisons").iterdir())), tiny.load()[1]
+    for victim, name in zip(trained, ("trigger_success_clean", "poison_success"), strict=True):
+        plain, strong = (attack_success(victim, poison, test, scale=scale).fraction for scale in (1.0, 3.0))
+        assert row[name] == strong > plain
+    counts = natural_accuracy(trained[1], test.images, test.labels)
+    assert row["natural_accuracy_worst"] == counts.per_class.min() < row["natural_accuracy"] == counts.fraction
 
 
 TARGETED = "bullseye(count=5, epsilon=0.3, steps=3)"

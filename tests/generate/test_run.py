@@ -1,6 +1,7 @@
 """The outer loop of generative training: checkpoints, restarts, divergence; with steps that need no network."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -95,6 +96,21 @@ def test_a_stopped_run_continues_bit_for_bit(tmp_path):
     walk = Walk()
     again, history = go(walk, directory=tmp_path)
     assert walk.seen == [] and len(history["loss"]) == 4 and again.total == whole.total
+
+
+def test_history_that_is_ahead_of_the_last_checkpoint_is_passed_over(tmp_path):
+    def stop(done, total, metrics):
+        if done >= 6:
+            raise Stop
+
+    with pytest.raises(Stop):
+        go(Walk(), directory=tmp_path, progress=stop)
+    with open(tmp_path / outer.HISTORY, "a") as file:
+        file.write('{"step": 9, "loss": -1.0}\n')
+    _, history = go(Walk(), directory=tmp_path, interval=2)
+    assert len(history["loss"]) == 4 and (history["loss"] > 0).all()
+    rows = map(json.loads, (tmp_path / outer.HISTORY).read_text().splitlines())
+    assert [row["step"] for row in rows] == [3, 6, 8, 10]
 
 
 def test_checkpoints_take_a_small_share_of_the_time(tmp_path, monkeypatch):

@@ -111,6 +111,24 @@ def test_one_step_of_a_head_is_adam_on_the_mean_cross_entropy():
     np.testing.assert_allclose(history["loss"][0, 0], expected, rtol=1e-4)
 
 
+def test_two_steps_of_a_head_are_sgd_with_momentum_decay_and_a_drop():
+    features = np.array([[1.0, 0.0], [0.5, 2.0], [-1.0, 1.0]], np.float32)
+    labels = np.array([0, 1, 1], np.int32)
+    options = {"classes": 2, "optimizer": "sgd", "momentum": 0.8, "weight_decay": 0.1, "drops": (0.5,)}
+    first, _ = train_heads(features, labels, KEY.reshape(1), epochs=1, learning_rate=0.0, **options)
+    moved, _ = train_heads(features, labels, KEY.reshape(1), epochs=2, learning_rate=0.5, **options)
+    inputs, wanted = np.c_[features, np.ones(3)], np.eye(2)[labels]
+    layer = np.r_[np.asarray(first.weight[0]), np.asarray(first.bias)]
+    trace = 0
+    for rate in (0.5, 0.05):
+        chances = np.exp(inputs @ layer)
+        chances /= chances.sum(1, keepdims=True)
+        trace = inputs.T @ (chances - wanted) / 3 + 0.1 * layer + 0.8 * trace
+        layer = layer - rate * trace
+    np.testing.assert_allclose(moved.weight[0], layer[:2], atol=1e-5)
+    np.testing.assert_allclose(moved.bias[0], layer[2], atol=1e-5)
+
+
 def test_fine_tuning_starts_from_the_weights_and_leaves_them(digits):
     images, labels = digits
     recipe = Recipe(epochs=4, batch_size=50, learning_rate=0.1)
