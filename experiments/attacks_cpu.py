@@ -33,7 +33,7 @@ gradient_matching --defences ebm`, an hour of two cores (it was paused for a qua
 of seeds 4 and 5 are too long): 4 of 10 targets hit undefended, 4 behind the EBM, none on clean victims; behind
 diffusion (`--defences ddpm`, 15 minutes more) 3.
 `--group triggered --attacks clean_label_backdoor sig wanet blended --defences ddpm`, 65 minutes of two cores that also
-did other work: 29.6, 77.2, 15.6 and 40.3 %; `--defences ebm`: not all of it yet.
+did other work: 29.6, 77.2, 15.6 and 40.3 %; `--defences ebm`, as long: 89.6, 70.7, 38.6 and 99.0 %.
 Not run yet: Sleeper Agent, MetaPoison, and random noise from scratch; settings of Sleeper Agent and MetaPoison are
 first guesses. The label-consistent backdoor is made on a plain surrogate, the published one on a robust one.
 """
