@@ -20,9 +20,10 @@ def test_a_file_holds_the_same_network_as_a_dict(name, tmp_path):
     arrays = {tensor: np.ascontiguousarray(array) for tensor, array in tensors(name).items()}
     path = tmp_path / "weights.safetensors"
     save_file(arrays, path)
-    states = [nnx.as_pure(nnx.state(from_torch(name, source))) for source in (str(path), path, arrays)]
-    for other in states[1:]:
-        jax.tree.map(np.testing.assert_array_equal, states[0], other)
+    sources = (str(path), path, arrays) if name == "hlb_s" else (path, arrays)
+    first, *others = (nnx.as_pure(nnx.state(from_torch(name, source))) for source in sources)
+    for other in others:
+        jax.tree.map(np.testing.assert_array_equal, first, other)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxpurify import types
-from jaxpurify.networks import ResidualEnergy, ResNet9, freeze, hlb_s, resnet18
+from jaxpurify.networks import ResidualEnergy, ResNet9, freeze, hlb_s
+from jaxpurify.networks.resnet import ResNet
 
 run = jax.jit(lambda model, images: model(images))
 IMAGES = jnp.asarray(np.random.RandomState(0).uniform(size=(2, 8, 8, 3)), jnp.float32)
@@ -70,7 +71,7 @@ def test_block_outputs_end_in_the_features():
     images = jnp.tile(IMAGES, (1, 32 // IMAGES.shape[1], 32 // IMAGES.shape[2], 1))
     for model, channels in (
         (ResNet9(4, rngs=nnx.Rngs(0)), [8, 16, 32]),
-        (resnet18(rngs=nnx.Rngs(0)), [64, 128, 256, 512]),
+        (ResNet((1, 1, 1, 1), rngs=nnx.Rngs(0)), [64, 128, 256, 512]),
     ):
         frozen = freeze(model)
         *maps, features = run(frozen.block_outputs, images)
