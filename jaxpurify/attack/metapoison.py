@@ -73,9 +73,9 @@ def metapoison(
     code): unrolled steps on the poisons alone at the rate with which its victim ends, `inner_rate=0.0001`, criterion
     "xent", `steps=250`, `restarts=8`, `epsilon=16/255`. The original's: `depths="mean"`, criterion "cw2",
     `clean_count=125`, `later_poisons=False`, `optimizer="adam"` with `learning_rate=200/255`, an ensemble of 24 members
-    at different epochs, and `refresh` that trains each on by an epoch of clean data or starts it afresh: the caller's
-    work, which grids do not do. It starts at uniform numbers and drops its rate at steps 20 and 40 of 60 only; here
-    both are as in `gradient_matching`.
+    at different epochs (in grids `--surrogates 24 --stagger firstn`), and `refresh` that trains each on by an epoch of
+    clean data or starts it afresh: the caller's work, which grids do not do. It starts at uniform numbers and drops its
+    rate at steps 20 and 40 of 60 only; here both are as in `gradient_matching`.
 
     Args:
       apply: the surrogate, `(params, images) -> logits`, in evaluation mode; a list with one a member where members

@@ -39,6 +39,8 @@ class Options:
       surrogate_defence: purifier spec of an attacker who trains the surrogates on public images behind it.
       purified_controls: also show triggers and targets to victims trained on the clean set behind every defence.
       surrogate_training: plain, or adversarial: on adversarial examples, as published for clean_label_backdoor.
+      stagger: stops the training of several surrogates after different numbers of epochs, as published for metapoison:
+        firstn (0, 1, 2 …), full (evenly from 0 to all) or inbetween (evenly, without either).
     """
 
     out: Path | None = None
@@ -57,6 +59,7 @@ class Options:
     surrogate: str = ""
     surrogate_defence: str = ""
     surrogate_training: str = "plain"
+    stagger: str = ""
     purified_controls: bool = False
 
 
@@ -124,6 +127,7 @@ def checked_scenario(options: Options) -> Any:
         surrogate_network=options.surrogate,
         surrogate_defence=options.surrogate_defence,
         surrogate_training=options.surrogate_training,
+        stagger=options.stagger,
         victim_seeds=options.victim_seeds,
         purified_controls=options.purified_controls,
     )

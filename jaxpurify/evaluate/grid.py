@@ -94,6 +94,7 @@ class _Grid:
             self.progress,
             scenario.surrogate_defence,
             scenario.surrogate_training,
+            scenario.surrogates_stop_after,
         )
 
     def clean(self, seed: int) -> None:

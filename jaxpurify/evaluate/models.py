@@ -25,7 +25,23 @@ from jaxpurify.records import locked, run_id
 from jaxpurify.types import StoredImages
 
 SURROGATE_TRAININGS = {"plain": None, "adversarial": ProjectedGradient()}
+STAGGERS = ("firstn", "full", "inbetween")
 SURROGATE_SEED = 10_000  # of the first one; no victim has it
+
+
+def staggered(stagger: str, epochs: int, members: int) -> tuple[int, ...]:
+    """Epochs after which each of `members` models stops, so that an ensemble sees training at different times.
+
+    "firstn": 0, 1, 2, …; "full": evenly from 0 to `epochs`; "inbetween": evenly between them, without either; "":
+    empty, for models that are trained to the end. Names and numbers are those of the framework of arXiv:2102.13624.
+    """
+    steps = {"full": (0, members - 1), "inbetween": (1, members + 1)}
+    if not stagger:
+        return ()
+    if stagger == "firstn":
+        return tuple(range(members))
+    first, parts = steps[stagger]
+    return tuple(epochs * (first + member) // parts for member in range(members))
 
 
 class Models:
@@ -40,6 +56,7 @@ class Models:
       progress: called with (what is being done, finished parts, all parts).
       surrogate_defence: purifier spec; the attacker's models are trained on public images behind it.
       surrogate_training: of the attacker's models, a name in `SURROGATE_TRAININGS`.
+      stop_after: epochs after which training of each of the attacker's models stops; empty: all are trained to the end.
     """
 
     def __init__(
@@ -52,10 +69,11 @@ class Models:
         progress: Callable[[str, int, int], None],
         surrogate_defence: str = "",
         surrogate_training: str = "plain",
+        stop_after: tuple[int, ...] = (),
     ):
         self.protocol, self.attackers, self.train, self.training = protocol, attackers, train, training
         self.directory, self.progress, self.surrogate_defence = directory, progress, surrogate_defence
-        self.adversary = SURROGATE_TRAININGS[surrogate_training]
+        self.adversary, self.stop_after = SURROGATE_TRAININGS[surrogate_training], stop_after
         self._trained: dict[tuple[Any, ...], Frozen] = {}
 
     def victim(self, dataset: Dataset, seed: int, name: str) -> Any:
@@ -100,19 +118,29 @@ class Models:
         Raises:
           ValueError: the public images have other classes.
         """
-        return self._public(self.attackers, member, self.surrogate_defence, self.adversary)
+        stop_after = self.stop_after[member] if self.stop_after else None
+        return self._public(self.attackers, member, self.surrogate_defence, self.adversary, stop_after)
 
     def pretrained(self) -> Frozen:
         """The network whose features a transferred victim uses: the attacker's own where both have the same network."""
         return self._public(self.protocol, 0, "", None)
 
-    def _public(self, protocol: Protocol, member: int, defence: str, adversary: Callable | None) -> Frozen:
-        known = (protocol.victim, member, defence, adversary)
+    def _public(
+        self,
+        protocol: Protocol,
+        member: int,
+        defence: str,
+        adversary: Callable | None,
+        stop_after: int | None = None,
+    ) -> Frozen:
+        known = (protocol.victim, member, defence, adversary, stop_after)
         if known not in self._trained:
-            self._trained[known] = self._train_public(protocol, member, defence, adversary)
+            self._trained[known] = self._train_public(protocol, member, defence, adversary, stop_after)
         return self._trained[known]
 
-    def _train_public(self, protocol: Protocol, member: int, defence: str, adversary: Callable | None) -> Frozen:
+    def _train_public(
+        self, protocol: Protocol, member: int, defence: str, adversary: Callable | None, stop_after: int | None
+    ) -> Frozen:
         def train(name: str) -> Frozen:
             source = protocol.surrogate_source or protocol.public
             public = load_source(source)
@@ -123,7 +151,8 @@ class Models:
                 )
             if defence:
                 public = public.replace_images(self._purified(public.images, defence))
-            options: dict[str, Any] = {"adversary": adversary, "progress": functools.partial(self.progress, name)}
+            report = functools.partial(self.progress, name)
+            options: dict[str, Any] = {"adversary": adversary, "stop_after": stop_after, "progress": report}
             return protocol.classifier(public, SURROGATE_SEED + member, surrogate=True, **options)
 
         settings = protocol.config()
@@ -135,6 +164,8 @@ class Models:
             chosen |= {"defence": defence, "weights": weights_digest(defence, self.train.images.shape[1:])}
         if adversary:
             chosen["adversary"] = repr(adversary)
+        if stop_after is not None:
+            chosen["stop_after"] = stop_after
         return self._kept(name, train, protocol, chosen)
 
     def _purified(self, images: np.ndarray, defence: str) -> np.ndarray:

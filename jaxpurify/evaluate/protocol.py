@@ -90,11 +90,12 @@ class Protocol:
         *,
         surrogate: bool = False,
         adversary: Callable | None = None,
+        stop_after: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Frozen:
         """A victim, or a surrogate, trained on `dataset`; `seed` sets its weights, batches and augmentation.
 
-        `adversary` as in `train_classifier`.
+        `adversary` and `stop_after` as in `train_classifier`.
         """
         key = jax.random.key(seed)
         model = build(self.network, self.options, nnx.Rngs(named(key, "weights")))
@@ -103,6 +104,7 @@ class Protocol:
             "recipe": recipe,
             "augment": self.augment,
             "adversary": adversary,
+            "stop_after": stop_after,
             "mesh": shared_batches(recipe.batch_size, dataset.images),
             "progress": progress,
         }

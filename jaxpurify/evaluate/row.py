@@ -50,6 +50,7 @@ def row_config(
             other["surrogate"] = (scenario.attackers.victim, scenario.victims.victim)
             other["surrogate_defence"] = (scenario.surrogate_defence, "")
             other["surrogate_training"] = (scenario.surrogate_training, "plain")
+            other["stagger"] = (scenario.stagger, "")
     if defence != NONE:
         other["weights"] = (weights_digest(defence, shape), None)
     return {

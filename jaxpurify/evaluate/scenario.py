@@ -5,7 +5,7 @@ import functools
 from typing import Any
 
 from jaxpurify.evaluate.crafting import attack_of
-from jaxpurify.evaluate.models import SURROGATE_TRAININGS
+from jaxpurify.evaluate.models import STAGGERS, SURROGATE_TRAININGS, staggered
 from jaxpurify.evaluate.protocol import Protocol
 from jaxpurify.evaluate.specs import canonical
 from jaxpurify.evaluate.victims import TRAININGS
@@ -13,7 +13,7 @@ from jaxpurify.evaluate.victims import TRAININGS
 SETTINGS = (
     "attacks", "defences", "seeds", "trigger_scale", "targets", "training", "surrogates", "victim_network",
     "surrogate_network", "surrogate_defence", "victim_seeds",
-    "surrogate_training", "purified_controls",
+    "surrogate_training", "stagger", "purified_controls",
 )  # fmt: skip
 
 
@@ -37,6 +37,8 @@ class Scenario:
         an attack trains them again, on what is poisoned so far.
       surrogate_training: `plain`, or `adversarial`: on adversarial examples (`defend.ProjectedGradient`), which makes
         the robust surrogate of the published label-consistent backdoor.
+      stagger: stops the training of several surrogates after different numbers of epochs: `firstn`, `full` or
+        `inbetween`, see `models.staggered`; empty: all are trained to the end. MetaPoison's are published as `firstn`.
       victim_seeds: victims trained on each poisoned set, of other weights and batches, each a row (and a clean control)
         of its own. Tables count all rows as runs: with few seeds their errors are those of training, not of poisons.
       purified_controls: a further control for every defence: victims trained on the clean set behind it, shown the same
@@ -55,6 +57,7 @@ class Scenario:
     surrogate_network: str = ""
     surrogate_defence: str = ""
     surrogate_training: str = "plain"
+    stagger: str = ""
     victim_seeds: int = 1
     purified_controls: bool = False
 
@@ -75,6 +78,12 @@ class Scenario:
         if self.surrogate_training not in SURROGATE_TRAININGS:
             known = ", ".join(SURROGATE_TRAININGS)
             raise ValueError(f"surrogate_training={self.surrogate_training!r}; known: {known}")
+        if self.stagger and (self.stagger not in STAGGERS or self.surrogates < 2):
+            known = f"known: {', '.join(STAGGERS)}, with at least 2 surrogates"
+            raise ValueError(f"stagger={self.stagger!r} and surrogates={self.surrogates}; {known}")
+        if self.stagger == "firstn" and self.surrogates > self._surrogate_epochs + 1:
+            epochs = f"{self._surrogate_epochs} epochs of a surrogate"
+            raise ValueError(f"surrogates={self.surrogates} with stagger='firstn'; there are {epochs}")
         for spec in filter(None, (self.victim_network, self.surrogate_network)):
             self.protocol.with_network(spec)
 
@@ -87,6 +96,15 @@ class Scenario:
     def attackers(self) -> Protocol:
         """The protocol with the network of the attacker's models."""
         return self.protocol.with_network(self.surrogate_network) if self.surrogate_network else self.protocol
+
+    @property
+    def _surrogate_epochs(self) -> int:
+        return (self.protocol.surrogate_recipe or self.protocol.recipe).epochs
+
+    @property
+    def surrogates_stop_after(self) -> tuple[int, ...]:
+        """Epochs of each surrogate; empty where all are trained to the end."""
+        return staggered(self.stagger, self._surrogate_epochs, self.surrogates)
 
     @property
     def victim(self) -> str:

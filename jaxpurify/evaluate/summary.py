@@ -182,6 +182,7 @@ def circumstances(row: Mapping[str, Any]) -> tuple[str, ...]:
         "surrogate trained on adversarial examples": training == "adversarial",
         f"surrogate trained behind {behind}": behind,
         f"{count} surrogates": count,
+        f"stopped at different epochs ({config.get('stagger')})": config.get("stagger"),
         f"{targets} targets": targets,
         f"trigger × {scale:g} at test": scale != 1.0 and row.get("target_hits") is None,
     }

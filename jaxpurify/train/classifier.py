@@ -71,6 +71,7 @@ def train_classifier(
     augment: Callable | None = None,
     adversary: Callable | None = None,
     mesh: Mesh | None = None,
+    stop_after: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Frozen, dict[str, np.ndarray]]:
     """Trains `model` on stored images by SGD; the module itself is left as it was.
@@ -85,6 +86,7 @@ def train_classifier(
       adversary: the classifier of the moment in evaluation mode, keys [B], augmented images and labels [B] to the
         images that are trained on instead, such as `defend.ProjectedGradient`; hashable, or None.
       mesh: splits every batch over these devices, with the statistics of the whole batch; None: one device.
+      stop_after: epochs, 0 to all, after which training stops although its schedule is made for all; None: all.
       progress: called with (finished epochs, all epochs).
 
     Returns:
@@ -94,8 +96,11 @@ def train_classifier(
     Raises:
       TrainingDiverged: the loss of an epoch is not finite.
       ValueError: fewer images than one batch, labels that are no classes of the model, or a batch that the devices
-        cannot share evenly.
+        cannot share evenly, or a `stop_after` that is no number of the recipe's epochs.
     """
+    epochs = recipe.epochs if stop_after is None else stop_after
+    if not 0 <= epochs <= recipe.epochs:
+        raise ValueError(f"stop_after={stop_after}; it must be 0 to the recipe's {recipe.epochs} epochs")
     if mesh is not None and recipe.batch_size % mesh.size:
         raise ValueError(f"batch_size={recipe.batch_size} is no multiple of the {mesh.size} devices")
     check_labels(model, images.shape[1:], labels)
@@ -107,7 +112,7 @@ def train_classifier(
     if mesh is not None:
         state, data = replicate(mesh, (state, data))
     history = []
-    for epoch in range(recipe.epochs):
+    for epoch in range(epochs):
         order = epoch_order(key, np.uint32(epoch), len(images), recipe.batch_size)
         noise = augmentation_key(key, np.uint32(epoch))
         if mesh is not None:
@@ -115,10 +120,11 @@ def train_classifier(
         state, metrics = loop.scan(step, state, len(order), order, noise, *data, augment)
         history.append(checked(jax.device_get(metrics), epoch))
         if progress is not None:
-            progress(epoch + 1, recipe.epochs)
+            progress(epoch + 1, epochs)
     if mesh is not None:  # copies on all devices would make each of them compute every prediction
         state = jax.device_put(jax.device_get(state))
-    return frozen_classifier(graphdef, state), {name: np.array([row[name] for row in history]) for name in history[0]}
+    names = ("loss", "accuracy")
+    return frozen_classifier(graphdef, state), {name: np.array([row[name] for row in history]) for name in names}
 
 
 def check_labels(model: nnx.Module, shape: tuple[int, ...], labels: Integer[np.ndarray, "..."]) -> None:

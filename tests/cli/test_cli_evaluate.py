@@ -69,6 +69,10 @@ def shown_refusal(arguments, capsys):
         (("--protocol", "small", "--training", "odd"), "training='odd'; known: scratch, linear, fine-tune"),
         (("--protocol", "small", "--targets", "0"), "targets=0, surrogates=1; both must be at least 1"),
         (("--protocol", "small", "--surrogate-training", "odd"), "surrogate_training='odd'; known: plain, adversarial"),
+        (
+            ("--protocol", "small", "--stagger", "full"),
+            "stagger='full' and surrogates=1; known: firstn, full, inbetween",
+        ),
         (("--protocol", "small", "--victim", "magic"), "unknown network 'magic'; known: "),
         (("--protocol", "small", "--surrogate", "resnet9(depth=3)"), "unexpected keyword argument 'depth'"),
         (("--protocol", "small", "--surrogate-defence", "blur"), "unknown purifier 'blur'"),

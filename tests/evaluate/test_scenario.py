@@ -20,6 +20,7 @@ from jaxpurify.evaluate import victims
 from jaxpurify.evaluate.exhibits import exhibits
 from jaxpurify.evaluate.grid import run_scenario
 from jaxpurify.evaluate.metrics import natural_accuracy
+from jaxpurify.evaluate.models import staggered
 from jaxpurify.evaluate.protocol import Protocol, protocol
 from jaxpurify.evaluate.purified import purify_key
 from jaxpurify.evaluate.purifiers import energy_for, make_purifier
@@ -294,6 +295,47 @@ def test_an_attacker_whose_surrogate_is_robust(tiny, tmp_path, monkeypatch):
     assert [group.circumstances for group in groups] == [(), (), ("surrogate trained on adversarial examples",)]
     with pytest.raises(ValueError, match=r"^surrogate_training='odd'; known: plain, adversarial$"):
         dataclasses.replace(plain, surrogate_training="odd")
+
+
+def test_surrogates_that_stop_at_different_epochs(tiny, tmp_path, monkeypatch):
+    stopped, genuine = [], Protocol.classifier
+
+    def noted(self, dataset, seed, **options):
+        stopped.extend([options["stop_after"]] if options.get("surrogate") else [])
+        return genuine(self, dataset, seed, **options)
+
+    monkeypatch.setattr(Protocol, "classifier", noted)
+    attack = "metapoison(epsilon=0.3, count=10, steps=2)"
+    whole = Scenario(tiny, (attack,), (), (1,), surrogates=2)
+    run_scenario(whole, tmp_path)
+    written = rows(run_scenario(dataclasses.replace(whole, stagger="full"), tmp_path))
+    assert stopped == [None, None, 0, 4]
+    assert [row["config"].get("stagger") for row in written] == [None, None, "full"]
+    assert len(list((tmp_path / "models").glob("surrogate-*.safetensors"))) == 4
+    of_both = [load_poison(path).images for path in (tmp_path / "poisons").iterdir()]
+    assert len(of_both) == 2 and (of_both[0] != of_both[1]).any()
+    group = blocks(written)[0].groups[-1]
+    assert group.circumstances == ("2 surrogates", "stopped at different epochs (full)")
+
+
+@pytest.mark.parametrize(
+    ("stagger", "epochs"), [("", ()), ("firstn", (0, 1, 2, 3)), ("full", (0, 3, 6, 10)), ("inbetween", (2, 4, 6, 8))]
+)
+def test_where_surrogates_stop(stagger, epochs):
+    assert staggered(stagger, 10, 4) == epochs
+
+
+@pytest.mark.parametrize(
+    ("stagger", "surrogates", "message"),
+    [
+        ("odd", 3, "stagger='odd' and surrogates=3; known: firstn, full, inbetween, with at least 2 surrogates"),
+        ("full", 1, "stagger='full' and surrogates=1; known: firstn, full, inbetween, with at least 2 surrogates"),
+        ("firstn", 6, "surrogates=6 with stagger='firstn'; there are 4 epochs of a surrogate"),
+    ],
+)
+def test_staggers_that_cannot_be(stagger, surrogates, message, tiny):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        Scenario(tiny, (ATTACK,), (), (1,), surrogates=surrogates, stagger=stagger)
 
 
 @pytest.mark.parametrize("field", ["victim_network", "surrogate_network"])

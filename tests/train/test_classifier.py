@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 
 from jaxpurify.data.augment import PadCrop
 from jaxpurify.defend import ProjectedGradient
+from jaxpurify.networks.freeze import freeze
 from jaxpurify.networks.layers import BatchNorm, Conv, Linear
 from jaxpurify.random import named
 from jaxpurify.sharding import data_mesh
@@ -200,6 +201,24 @@ def test_epochs_are_fresh_orders_of_full_batches():
 def test_refusals(options, message):
     with pytest.raises(ValueError, match=message):
         Recipe(**options)
+
+
+def test_training_that_stops_early_is_the_beginning_of_the_whole(digits, trained):
+    finished = []
+    early, history = train(digits, stop_after=2, progress=lambda done, total: finished.append((done, total)))
+    np.testing.assert_array_equal(history["loss"], trained[1]["loss"][:2])  # the schedule is that of three epochs
+    assert finished == [(1, 2), (2, 2)]
+    whole = train(digits, stop_after=3)[0]
+    untrained, empty = train(digits, stop_after=0)
+    assert len(empty["loss"]) == 0
+    for one, other in zip(leaves(whole), leaves(trained[0]), strict=True):
+        np.testing.assert_array_equal(one, other)
+    for one, other in zip(leaves(untrained), leaves(freeze(Small())), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert accuracy(early, digits) > accuracy(untrained, digits) + 0.2
+    for wrong in (-1, 4):
+        with pytest.raises(ValueError, match=rf"^stop_after={wrong}; it must be 0 to the recipe's 3 epochs$"):
+            train(digits, stop_after=wrong)
 
 
 @pytest.mark.parametrize("label", [-1, 10])
