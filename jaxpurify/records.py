@@ -208,17 +208,28 @@ def distinct(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def device() -> str:
-    """The accelerators in use, or the processor, as text such as `NVIDIA H100 x1` or `cpu x1 (x86_64, 2 cores)`.
+    """The accelerators in use, or the processor, as text such as `NVIDIA H100 x1` or `cpu x1 (AMD EPYC, 2 cores)`.
 
     JAX is asked only if the program has loaded it: reading a results file must not claim an accelerator.
     """
-    host = f"{platform.machine() or 'unknown processor'}, {os.cpu_count()} cores"
+    host = f"{_processor()}, {os.cpu_count()} cores"
     jax = sys.modules.get("jax")
     if jax is None:
         return f"cpu ({host})"
     devices = jax.local_devices()
     name = f"{devices[0].device_kind} x{len(devices)}"
     return f"{name} ({host})" if devices[0].platform == "cpu" else name
+
+
+@functools.cache
+def _processor() -> str:
+    """Its model where Linux tells it, because rates and last bits differ between models; else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, models), platform.machine()) or "unknown processor"
 
 
 def versions() -> dict[str, str]:

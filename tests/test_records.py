@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 import shutil
 import subprocess
@@ -216,6 +217,28 @@ def test_git_names_the_commit_of_this_checkout_only(tmp_path):
     with open(package / "records.py", "a") as file:
         file.write("# changed\n")
     assert reported(package) == git("rev-parse", "HEAD") + "-dirty"
+
+
+@pytest.mark.parametrize(
+    ("told", "named"),
+    [
+        ("processor\t: 0\nmodel name\t: Xeon (R): 3\nprocessor\t: 1\nmodel name\t: other\n", "Xeon (R): 3"),
+        ("Processor\t: 0\nmodel name\t:\n", "aarch64"),
+        (None, "aarch64"),
+    ],
+)
+def test_the_host_is_named_by_its_model(told, named, monkeypatch):
+    def read_text(path, **_):
+        assert path == Path("/proc/cpuinfo")
+        if told is None:
+            raise FileNotFoundError(path)
+        return told
+
+    monkeypatch.setattr(records.Path, "read_text", read_text)
+    monkeypatch.setattr(records.platform, "machine", lambda: "aarch64")
+    records._processor.cache_clear()
+    assert f"({named}, {os.cpu_count()} cores)" in records.device()
+    records._processor.cache_clear()
 
 
 def test_parquet_holds_every_field_of_every_row(tmp_path):
