@@ -37,7 +37,7 @@ did other work: 29.6, 77.2, 15.6 and 40.3 %; `--defences ebm`, as long: 89.6, 70
 On an AMD EPYC (23 November 2026): `--group triggered --attacks sleeper_agent --defences none`, 75 minutes of two cores
 that also did other work: 31.2 ± 5.4 % of triggered images, on clean victims 4.2 (published, ResNet-18 at 16/255 with 1
 % of CIFAR-10: 85, mean of pairs of classes); `--defences ddpm`, 25 minutes: 23.8 ± 4.8 %. `--group targeted --attacks
-random_noise --defences none`, 30 minutes: none of seven targets. Not run yet: Sleeper Agent behind the EBM, random
+random_noise --defences none`, half an hour: none of ten targets. Not run yet: Sleeper Agent behind the EBM, random
 noise behind both, and MetaPoison, whose setting is a first guess. On seeds 100 and 101, which are not reported,
 `augment=4` with `inner_rate` 0.1, or 0.01 or 0.001 and criterion xent (60 steps, one fully trained network) made four
 poisons without a hit: two unrolled steps of 0.01 on the poisons alone already take this surrogate to a loss of 4e-5,
