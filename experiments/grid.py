@@ -7,6 +7,7 @@ ResNet-9 of width 16 on two cores of a Xeon (Sapphire Rapids): 820 images/s in o
 from collections.abc import Sequence
 import os
 from pathlib import Path
+import signal
 import subprocess
 import sys
 from typing import Protocol
@@ -70,12 +71,17 @@ def _start_workers(module: str, count: int) -> None:
     pins = hasattr(os, "sched_setaffinity")  # Linux
     cores = sorted(os.sched_getaffinity(0)) if pins else []
     processes = []
-    for part in range(count):
-        command = [sys.executable, "-m", module, *sys.argv[1:], "--part", str(part)]
-        process = subprocess.Popen(command, env=environment)
-        if pins:
-            os.sched_setaffinity(process.pid, {cores[part % len(cores)]})
-        processes.append(process)
-    failed = [part for part, process in enumerate(processes) if process.wait()]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what follows `finally` runs
+    try:
+        for part in range(count):
+            command = [sys.executable, "-m", module, *sys.argv[1:], "--part", str(part)]
+            process = subprocess.Popen(command, env=environment)
+            if pins:
+                os.sched_setaffinity(process.pid, {cores[part % len(cores)]})
+            processes.append(process)
+        failed = [part for part, process in enumerate(processes) if process.wait()]
+    finally:  # workers that outlive this process would compute what its next start computes again
+        for process in processes:
+            process.terminate()
     if failed:
         raise SystemExit(f"worker {', '.join(map(str, failed))} of {count} failed; run the same command to continue")

@@ -16,6 +16,8 @@ def save(directory: Path | str, step: int, state: Any, *, keep: int = 2) -> None
     directory = Path(directory).resolve()
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory / str(step), state, force=True)
+    for unfinished in directory.glob("*.orbax-checkpoint-tmp*"):  # of a killed process
+        shutil.rmtree(unfinished)
     for old in steps(directory)[:-keep]:
         shutil.rmtree(directory / str(old))
 

@@ -49,7 +49,7 @@ class Summary(NamedTuple):
 def run_id(config: Mapping[str, Any]) -> str:
     """First 12 hexadecimal digits of the SHA-256 of `config` as canonical JSON (sorted keys, no spaces).
 
-    Equal settings give equal ids whatever the order of keys and whether numbers are Python's or NumPy's.
+    Equal settings give equal ids whatever the order of keys. 1 and 1.0 differ, as do numbers of different precision.
 
     Raises:
       ValueError: a value that JSON cannot hold, NaN and infinity included.

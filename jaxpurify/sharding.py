@@ -5,7 +5,6 @@ batch over `data`. Programs are `jit` with `NamedSharding`; purification compile
 """
 
 from collections.abc import Callable, Sequence
-import math
 from typing import Any
 
 import jax
@@ -33,7 +32,8 @@ def data_mesh(devices: Sequence[jax.Device] | None = None, *, replicas: int = 1)
 
 def batch_mesh(batch_size: int) -> Mesh:
     """A mesh of as many of this process's devices as can share a batch evenly."""
-    return data_mesh(jax.local_devices()[: math.gcd(batch_size, jax.local_device_count())])
+    share = max(count for count in range(1, jax.local_device_count() + 1) if batch_size % count == 0)
+    return data_mesh(jax.local_devices()[:share])
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:

@@ -66,6 +66,8 @@ def test_absent_and_unfinished_ones(tmp_path):
     assert checkpoint.steps(tmp_path) == [4]
     with pytest.raises(ValueError, match=r"no checkpoint of step 8 .* it has \[4\]"):
         checkpoint.restore(tmp_path, 8, state(0))
+    checkpoint.save(tmp_path, 9, state(9))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["4", "9"]
 
 
 def test_it_is_restored_onto_the_layout_of_the_template(tmp_path):

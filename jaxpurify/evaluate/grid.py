@@ -25,7 +25,7 @@ from jaxpurify.evaluate.victims import attack_success, target_hits
 from jaxpurify.networks.freeze import Frozen
 from jaxpurify.purify.dataset import purify
 from jaxpurify.random import named
-from jaxpurify.records import append_row, finished, locked, make_row, run_id
+from jaxpurify.records import append_row, finished, git, locked, make_row, run_id
 
 Progress = Callable[[str, int, int], None]
 
@@ -72,6 +72,7 @@ class _Grid:
     """The state of one run: data and models in memory, everything else on disk."""
 
     def __init__(self, scenario: Scenario, directory: Path, progress: Progress, results: Path | str | None = None):
+        git()  # what is asked first stays: rows name the code that this process has loaded
         self.scenario, self.directory, self.progress = scenario, directory, progress
         self.protocol = scenario.protocol
         self.train, self.test = self.protocol.load()

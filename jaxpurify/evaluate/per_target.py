@@ -7,8 +7,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from jaxpurify.evaluate.alike import block_key, circumstances, digest, split, told_apart
 from jaxpurify.evaluate.statistics import wilson_interval
-from jaxpurify.evaluate.summary import NONE, block_key, circumstances
+from jaxpurify.evaluate.summary import NONE
 from jaxpurify.records import distinct
 
 COLUMNS = ("seed", "image", "taken for class", "victims", "poison success")
@@ -41,19 +42,19 @@ class TargetList(NamedTuple):
 
 def target_lists(rows: Iterable[Mapping[str, Any]]) -> list[TargetList]:
     """A list for every attack and defence with several victims of a poison; one victim tells nothing of a target."""
-    groups: dict[tuple[Any, ...], dict[tuple[int, int], list[tuple[bool, Any]]]] = {}
-    for row in distinct(rows):
-        if row["attack"] == NONE or row.get("target_hits") is None or row.get("control"):
-            continue
-        key = (row["attack"], row["defence"], *block_key(row), circumstances(row))
-        for place, hit in enumerate(row["target_hits"]):
-            groups.setdefault(key, {}).setdefault((row["seed"], place), []).append((hit, row.get("target")))
+    told = [row for row in distinct(rows) if row["attack"] != NONE and row.get("target_hits") is not None]
+    parts = split((row for row in told if not row.get("control")), _key)
     found = []
-    for (attack, defence, protocol, data, victim, training, said), members in groups.items():
+    for (attack, defence, said, *block), other, group in told_apart(parts, "settings"):
+        protocol, data, victim, training = block
+        members: dict[tuple[int, int], list[tuple[bool, Any]]] = {}
+        for row in group:
+            for place, hit in enumerate(row["target_hits"]):
+                members.setdefault((row["seed"], place), []).append((hit, row.get("target")))
         if max(map(len, members.values())) < 2:
             continue
         behind = "undefended" if defence == NONE else defence
-        trained = f"{victim}, {training}" if training else victim
+        trained = ", ".join(filter(None, (victim, training, other)))
         title = f"{', '.join((attack, *said))}; {behind}; protocol {protocol}, data {data}, victim {trained}"
         targets = [
             Target(seed, place, hits[0][1], sum(hit for hit, _ in hits), len(hits))
@@ -61,6 +62,11 @@ def target_lists(rows: Iterable[Mapping[str, Any]]) -> list[TargetList]:
         ]
         found.append(TargetList(title, tuple(targets)))
     return found
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    other = digest(row, "settings", "fine_tuning", "attacker_weights", "file", "weights")
+    return (row["attack"], row["defence"], circumstances(row), *block_key(row)[:-1], other)
 
 
 def target_table(found: TargetList) -> Table:

@@ -62,6 +62,7 @@ class Scenario:
     purified_controls: bool = False
 
     def __post_init__(self):
+        object.__setattr__(self, "trigger_scale", float(self.trigger_scale))  # 2 and 2.0 are one row
         for name in ("attacks", "defences"):
             object.__setattr__(self, name, tuple(map(canonical, getattr(self, name))))
         if self.surrogate_defence:

@@ -73,17 +73,18 @@ def file_digest(path: str) -> str:
     """
     place = Path(path)
     try:
-        files = sorted(place.iterdir()) if place.is_dir() else [place]
-        return _digest(tuple(files), tuple(file.stat().st_mtime_ns for file in files))
+        named = place.is_dir()
+        files = sorted(file for file in place.iterdir() if file.is_file()) if named else [place]
+        return _digest(tuple(files), tuple(file.stat().st_mtime_ns for file in files), named)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror})") from error
 
 
 @functools.lru_cache
-def _digest(files: tuple[Path, ...], written: tuple[int, ...]) -> str:
+def _digest(files: tuple[Path, ...], written: tuple[int, ...], named: bool) -> str:
     """`written`, when each file was, is there for the cache: a grid asks once a cell."""
     digest = hashlib.sha256()
     for file in files:
-        digest.update(file.name.encode() + b"\0" if len(files) > 1 else b"")
+        digest.update(file.name.encode() + b"\0" if named else b"")
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]

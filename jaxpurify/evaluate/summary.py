@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jaxpurify.evaluate.alike import block_key, circumstances, digest, split, told_apart
 from jaxpurify.evaluate.statistics import wilson_interval
 from jaxpurify.records import IDENTITY, Summary, distinct, summarise
 
@@ -12,12 +13,14 @@ NONE = "none"
 class Line(NamedTuple):
     """One defence against one attack. `runs` is 0 for a control that was not run.
 
-    `control` is what victims were trained on in the place of the poisoned set, or None.
+    `control` is what victims were trained on in the place of the poisoned set, or None; `weights` tells the purifier's
+    models apart where a table has several of one name, else it is empty.
     """
 
     defence: str
     control: str | None
     adaptive: bool | None
+    weights: str
     runs: int
     natural: Summary
     success: Summary
@@ -30,9 +33,13 @@ class Line(NamedTuple):
 
     @property
     def label(self) -> str:
-        if self.control:
-            return f"{self.defence}, without the poison"
-        return "undefended" if self.defence == NONE else self.defence
+        name = "undefended" if self.defence == NONE else self.defence
+        return ", ".join((name, *self.remarks))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is to be said of the defence beside its name."""
+        return tuple(filter(None, (self.weights, "without the poison" if self.control else "")))
 
 
 class Group(NamedTuple):
@@ -95,12 +102,15 @@ def blocks(rows: Iterable[Mapping[str, Any]]) -> list[Block]:
         if missing:
             raise ValueError(f"row {row.get('run_id')!r} lacks {', '.join(missing)}; expected a result row")
     found = []
-    for (protocol, data, victim, training), members in _split(rows, block_key):
-        attacks = dict(_split(members, _attack_key))
-        clean: tuple[Any, ...] = (NONE, None, None, None, ())
-        attacks = {clean: attacks.pop(clean, []), **attacks}
-        groups = tuple(Group(*key, lines=lines(group)) for key, group in attacks.items())
-        found.append(Block(protocol, data, victim, training, groups))
+    for (protocol, data, victim, training), settings, members in told_apart(split(rows, block_key), "settings"):
+        attacks = dict(split(members, _attack_key))
+        clean: tuple[Any, ...] = (NONE, None, None, None, (), "")
+        parts = told_apart(list({clean: attacks.pop(clean, []), **attacks}.items()), "made with")
+        groups = tuple(
+            Group(*key, circumstances=tuple(filter(None, (*said, made))), lines=lines(group))
+            for (*key, said), made, group in parts
+        )
+        found.append(Block(protocol, data, victim, ", ".join(filter(None, (training, settings))), groups))
     return found
 
 
@@ -144,15 +154,6 @@ def percent(summary: Summary, runs: int, *, signed: bool = False) -> tuple[str, 
     return mean, " ".join(part for part in (error, partial) if part)
 
 
-def block_key(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Protocol, data, victim and its training in words: rows that differ here are not compared."""
-    config = row.get("config") or {}
-    settings = config.get("fine_tuning") or config.get("settings", {}).get("recipe", {})
-    # A linear victim's new layer is trained by settings of its own.
-    training = f"{settings['epochs']} epochs" if "epochs" in settings and not row["victim"].endswith("-linear") else ""
-    return row["protocol"], row["data"], row["victim"], training
-
-
 def success_text(line: Line) -> tuple[str, str]:
     """The poison success in percent and its error, or Wilson's 95 % interval where target images were counted."""
     mean, error = percent(line.success, line.runs)
@@ -164,29 +165,12 @@ def success_text(line: Line) -> tuple[str, str]:
 
 def _attack_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     if row["attack"] == NONE:
-        return (NONE, None, None, None, ())
+        return (NONE, None, None, None, (), "")
     config = row.get("config") or {}
     labels_changed = row.get("labels_changed", config.get("labels_changed"))
     poisons = row.get("poisons_left_out", row.get("poisons"))
-    return (row["attack"], row.get("epsilon"), poisons, labels_changed, circumstances(row))
-
-
-def circumstances(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a row's config says of the attacker beside the attack itself, in words; usual settings are not mentioned."""
-    config = row.get("config") or {}
-    behind, count, targets = (config.get(name) for name in ("surrogate_defence", "surrogates", "targets"))
-    training = config.get("surrogate_training")
-    scale = config.get("trigger_scale", 1.0)
-    said = {
-        f"made on {config.get('surrogate')}": config.get("surrogate"),
-        "surrogate trained on adversarial examples": training == "adversarial",
-        f"surrogate trained behind {behind}": behind,
-        f"{count} surrogates": count,
-        f"stopped at different epochs ({config.get('stagger')})": config.get("stagger"),
-        f"{targets} targets": targets,
-        f"trigger × {scale:g} at test": scale != 1.0 and row.get("target_hits") is None,
-    }
-    return tuple(text for text, applies in said.items() if applies)
+    made = digest(row, "attacker_weights", "file")
+    return (row["attack"], row.get("epsilon"), poisons, labels_changed, circumstances(row), made)
 
 
 def lines(rows: Sequence[Mapping[str, Any]]) -> tuple[Line, ...]:
@@ -195,16 +179,17 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> tuple[Line, ...]:
 
     All rows are of one attack in the same circumstances.
     """
-    parts = _split(rows, _line_key)
-    if not any(defence == NONE for (defence, _, _), _ in parts):
-        parts.append(((NONE, None, None), []))
-    order = [defence for (defence, _, _), _ in parts]
+    parts = told_apart(split(rows, _line_key), "weights")
+    if not any(defence == NONE for (defence, _, _), _, _ in parts):
+        parts.append(((NONE, None, None), "", []))
+    order = [defence for (defence, _, _), _, _ in parts]
     parts.sort(key=lambda part: (part[0][0] != NONE, order.index(part[0][0])))  # a control follows its defence
     return tuple(
         Line(
             defence=defence,
             control=control,
             adaptive=adaptive,
+            weights=weights,
             runs=len(members),
             natural=_mean(members, "natural_accuracy"),
             success=_mean(members, "poison_success"),
@@ -214,12 +199,13 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> tuple[Line, ...]:
             excess=_mean(members, excess),
             hits=_hits(members),
         )
-        for (defence, adaptive, control), members in parts
+        for (defence, adaptive, control), weights, members in parts
     )
 
 
 def _line_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["defence"], row.get("adaptive") if row["attack"] != NONE else None, row.get("control")
+    adaptive = row.get("adaptive") if row["attack"] != NONE else None
+    return row["defence"], adaptive, row.get("control"), digest(row, "weights")
 
 
 def _highest(rows: Sequence[Mapping[str, Any]]) -> Summary:
@@ -248,10 +234,3 @@ def _hits(rows: Sequence[Mapping[str, Any]]) -> tuple[float, int] | None:
 
 def _mean(rows: Sequence[Mapping[str, Any]], metric: Any) -> Summary:
     return summarise(rows, by=(), metric=metric).get((), Summary(None, None, 0))
-
-
-def _split(rows: Iterable[Any], key: Any) -> list[tuple[Any, list[Any]]]:
-    parts: dict[Any, list[Any]] = {}
-    for row in rows:
-        parts.setdefault(key(row), []).append(row)
-    return list(parts.items())

@@ -102,7 +102,7 @@ def markdown_table(rows: Iterable[Mapping[str, Any]]) -> str:
             budget = (epsilon_text(group.epsilon), "–" if group.poisons is None else f"{group.poisons:,}")
             for line in group.lines:
                 defence = "undefended" if line.defence == NONE else f"`{_markdown(line.defence)}`"
-                defence += ", without the poison" if line.control else ""
+                defence = ", ".join((defence, *line.remarks))
                 numbers = [" ".join(cell).strip() for cell in _cells(line)]
                 labels = group.labels.removeprefix("labels ")
                 start = (attack, *budget, labels, defence, adaptive_text(line, group))

@@ -7,7 +7,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from jaxpurify.evaluate.summary import NONE, Line, circumstances, lines, success_text
+from jaxpurify.evaluate.alike import circumstances, digest, split, told_apart
+from jaxpurify.evaluate.summary import NONE, Line, lines, success_text
 from jaxpurify.evaluate.victims import TRAININGS
 from jaxpurify.records import distinct
 
@@ -41,23 +42,27 @@ def transfer_matrices(rows: Iterable[Mapping[str, Any]]) -> list[Matrix]:
 
     Rows without a poison success (clean controls, indiscriminate attacks) have no place in one.
     """
-    groups: dict[tuple[Any, ...], dict[tuple[str, str], list[Mapping[str, Any]]]] = {}
-    for row in distinct(rows):
-        if row["attack"] != NONE and row.get("poison_success") is not None and not row.get("control"):
-            said = tuple(text for text in circumstances(row) if not text.startswith("made on "))
-            key = (*(row[name] for name in ("attack", "defence", "protocol", "data")), said)
-            groups.setdefault(key, {}).setdefault((surrogate_of(row), row["victim"]), []).append(row)
+    told = [row for row in distinct(rows) if row["attack"] != NONE and row.get("poison_success") is not None]
+    parts = split((row for row in told if not row.get("control")), _key)
     found = []
-    for (attack, defence, protocol, data, said), members in groups.items():
-        rows_of_all = [row for cell in members.values() for row in cell]
-        if all(not (row.get("config") or {}).get("surrogate") for row in rows_of_all):
+    for (attack, defence, protocol, data, said), other, group in told_apart(parts, "settings"):
+        if all(not (row.get("config") or {}).get("surrogate") for row in group):
             continue
+        members = dict(split(group, lambda row: (surrogate_of(row), row["victim"])))
         behind = "undefended" if defence == NONE else defence
-        title = f"{', '.join((attack, *said))}; {behind}; protocol {protocol}, data {data}"
+        title = "; ".join((", ".join((attack, *said)), behind, f"protocol {protocol}, data {data}"))
+        title += f", {other}" if other else ""
         surrogates, victims = (tuple(dict.fromkeys(pair[place] for pair in members)) for place in (0, 1))
         cells = {pair: lines(cell)[-1] for pair, cell in members.items()}
         found.append(Matrix(title, surrogates, victims, cells))
     return found
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    said = tuple(text for text in circumstances(row) if not text.startswith("made on "))
+    names = ("settings", "fine_tuning", "attacker_weights", "file", "weights")
+    other = digest(row, *names, without=("network", "options", "victim"))
+    return (*(row[name] for name in ("attack", "defence", "protocol", "data")), said, other)
 
 
 def matrix_table(matrix: Matrix) -> Table:

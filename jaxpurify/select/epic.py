@@ -40,8 +40,8 @@ def epic(
 ) -> Selection:
     """One selection round: medoids of every class by facility location; who is alone in a cluster is dropped.
 
-    In each class, max(1, int(fraction · size)) medoids S maximise Σ_i max_{j ∈ S} 1 / (1 + ‖g_i − g_j‖) greedily,
-    every example belongs to its most similar medoid, and clusters of one example are dropped. Published: every 10
+    In each class, max(1, int(fraction · size)) medoids S maximise Σ_i max_{j ∈ S} exp(−‖g_i − g_j‖ / F) greedily, every
+    example belongs to its most similar medoid, and clusters of one example are dropped. Published: every 10
     epochs from epoch 10 on; what was dropped once stays dropped (`earlier`).
 
     Args:
@@ -100,4 +100,4 @@ def _similarity(points):
     square = jnp.square(points).sum(1)
     distance = square[:, None] + square[None] - 2 * points @ points.T
     distance = jnp.sqrt(jnp.maximum(distance, 0)) * (1 - jnp.eye(len(points)))
-    return 1 / (1 + distance)
+    return jnp.exp(-distance / points.shape[1])

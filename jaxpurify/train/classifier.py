@@ -64,7 +64,7 @@ class Recipe:
 def train_classifier(
     model: nnx.Module,
     images: StoredImages,
-    labels: Integer[np.ndarray, "count"],
+    labels: Integer[np.ndarray, "_"],
     key: Key[Array, ""],
     *,
     recipe: Recipe,
@@ -95,14 +95,16 @@ def train_classifier(
 
     Raises:
       TrainingDiverged: the loss of an epoch is not finite.
-      ValueError: fewer images than one batch, labels that are no classes of the model, or a batch that the devices
-        cannot share evenly, or a `stop_after` that is no number of the recipe's epochs.
+      ValueError: fewer images than one batch, labels that are not one an image or no classes of the model, a batch that
+        the devices cannot share evenly, or a `stop_after` that is no number of the recipe's epochs.
     """
     epochs = recipe.epochs if stop_after is None else stop_after
     if not 0 <= epochs <= recipe.epochs:
         raise ValueError(f"stop_after={stop_after}; it must be 0 to the recipe's {recipe.epochs} epochs")
     if mesh is not None and recipe.batch_size % mesh.size:
         raise ValueError(f"batch_size={recipe.batch_size} is no multiple of the {mesh.size} devices")
+    if labels.shape != images.shape[:1]:
+        raise ValueError(f"labels have the shape {labels.shape} for {len(images)} images; give one of each an image")
     check_labels(model, images.shape[1:], labels)
     augment = as_operand(augment)
     optimizer = recipe.optimizer(len(images))
@@ -110,7 +112,7 @@ def train_classifier(
     step = ClassifierStep(graphdef, optimizer, recipe.label_smoothing, recipe.dtype, mesh, adversary)
     data = jax.device_put((images, labels.astype(np.int32)))
     if mesh is not None:
-        state, data = replicate(mesh, (state, data))
+        state, data, augment = replicate(mesh, (state, data, augment))
     history = []
     for epoch in range(epochs):
         order = epoch_order(key, np.uint32(epoch), len(images), recipe.batch_size)

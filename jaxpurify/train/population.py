@@ -29,7 +29,7 @@ from jaxpurify.train.state import create_state
 def train_population(
     models: Sequence[nnx.Module],
     images: UInt8[np.ndarray, "victims count height width channels"],
-    labels: Integer[np.ndarray, "victims count"],
+    labels: Integer[np.ndarray, "_ _"],
     keys: Key[Array, "victims"],
     *,
     recipe: Recipe,
@@ -53,12 +53,15 @@ def train_population(
 
     Raises:
       TrainingDiverged: the loss of one of the victims is not finite.
-      ValueError: different numbers of models, sets and keys, models of different structure, labels that are no
-        classes of the models, fewer images than one batch, or a mesh that does not divide victims and batch.
+      ValueError: different numbers of models, sets and keys, models of different structure, labels that are not one
+        an image or no classes of the models, fewer images than one batch, or a mesh that does not divide victims and
+        batch.
     """
     count = images.shape[1]
     if not len(models) == len(images) == len(labels) == len(keys) or not models:
         raise ValueError(f"{len(models)} models, {len(images)} image sets, {len(labels)} label sets, {len(keys)} keys")
+    if labels.shape != images.shape[:2]:
+        raise ValueError(f"labels have the shape {labels.shape}, images {images.shape}; give one label an image")
     optimizer = recipe.optimizer(count)
     graphdefs, states = zip(*(create_state(model, optimizer) for model in models), strict=True)
     shapes = [jax.tree.map(jnp.shape, state) for state in states]

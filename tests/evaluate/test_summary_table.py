@@ -82,6 +82,32 @@ def test_attackers_in_other_circumstances_are_not_averaged_together():
     assert [group.lines[0].runs for group in first.groups[1:]] == [2, 1, 1, 1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"weights": "new"}, "weights "),
+        ({"attacker_weights": ["new"]}, "made with "),
+        ({"file": "new"}, "made with "),
+        ({"settings": {"recipe": {"learning_rate": 0.5}}}, "settings "),
+    ],
+)
+def test_what_no_name_tells_is_not_averaged_together(config, said):
+    old = [row(defence="jpeg()", seed=seed, poison_success=0.2, target_hits=[True]) for seed in (0, 0)]
+    new = [{**each, "poison_success": 0.8, "config": each["config"] | config} for each in old]
+    for number, each in enumerate(old + new):
+        each["run_id"] = str(number)
+    tables = [block for block in blocks(old + new) if len(block.groups) > 1]
+    defended = [line for block in tables for group in block.groups for line in group.lines if line.defence == "jpeg()"]
+    assert sorted((line.success.mean, line.runs) for line in defended) == [(0.2, 2), (0.8, 2)]
+    assert len(target_lists(old + new)) == 2 and all("settings " in each.title for each in target_lists(old + new))
+    for each in old + new:
+        each["config"]["surrogate"] = "hlb_s"
+    matrices = transfer_matrices(old + new)
+    assert len(matrices) == 2 and all("settings " in matrix.title for matrix in matrices)
+    for text in renderings(old + new).values():
+        assert said in text and said not in renderings(old)["text"]
+
+
 def test_the_highest_run_is_named_beside_the_mean():
     found = [row(seed=seed, poison_success=success) for seed, success in enumerate((0.25, 0.75, 0.5))]
     line = blocks(found)[0].groups[1].lines[0]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxpurify.select import epic, last_layer_gradient
-from jaxpurify.select.epic import facility_location
+from jaxpurify.select.epic import _similarity, facility_location
 
 
 @pytest.fixture
@@ -84,6 +84,25 @@ def test_the_greedy_choice_is_the_greedy_one():
     assert reached >= (1 - 1 / np.e) * similarity[:, list(best)].max(1).sum()
     # All of them, also when nothing is gained by the last.
     assert sorted(facility_location(jnp.ones((4, 4)), 4).tolist()) == [0, 1, 2, 3]
+
+
+def test_published_choices():
+    """T14 of poisoning.md: the clusters of the published code, and its kernel."""
+    index = np.arange(72)
+    logits = 2 * (np.sin(1.3 * index + 0.3) * (1 + 0.1 * np.cos(0.37 * index))).reshape(24, 3)
+    labels = np.arange(24) % 3
+    logits[np.arange(24), labels] += 2
+    logits[5], logits[16] = [4, 0, 0], [0, 0, 5]
+    gradients = last_layer_gradient(logits, labels)
+    selection = epic(gradients, labels, fraction=0.5)
+    assert np.flatnonzero(~selection.keep).tolist() == [6, 8, 13, 16, 20]
+    medoids = [21, 3, 18, 6, 4, 22, 13, 16, 20, 11, 23, 8]
+    assert selection.score[medoids].tolist() == [2, 2, 3, 1, 4, 2, 1, 1, 1, 3, 3, 1]
+    selection = epic(gradients, labels, fraction=0.25)
+    assert selection.keep.all() and selection.score[[21, 3, 4, 22, 20, 11]].tolist() == [5, 3, 5, 3, 4, 4]
+    points = (np.sin(1.3 * index + 0.2) * (1 + 0.1 * np.cos(0.37 * index)))[:18].reshape(6, 3)
+    kernel = [1, 0.48731, 0.56799, 0.69701, 0.47103, 0.73417]
+    np.testing.assert_allclose(_similarity(points.astype(np.float32))[0], kernel, atol=1e-5)
 
 
 def test_the_gradient_of_the_last_layer():

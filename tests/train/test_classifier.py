@@ -221,6 +221,13 @@ def test_training_that_stops_early_is_the_beginning_of_the_whole(digits, trained
             train(digits, stop_after=wrong)
 
 
+@pytest.mark.parametrize("count", [-1, 1])
+def test_labels_are_one_an_image(digits, count):
+    images, labels = digits
+    with pytest.raises(ValueError, match=r"^labels have the shape \(\d+,\) for \d+ images; give one of each an image$"):
+        train_classifier(Small(), images[:60], np.resize(labels, 60 + count), KEY, recipe=RECIPE)
+
+
 @pytest.mark.parametrize("label", [-1, 10])
 def test_labels_that_are_no_classes_are_refused(digits, label):
     images, labels = digits

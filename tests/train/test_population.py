@@ -100,6 +100,8 @@ def test_bad_populations_are_refused(sets):
     keys = jax.vmap(jax.random.key)(jnp.arange(VICTIMS))
     with pytest.raises(ValueError, match=r"labels span 0 … 99; the model has the classes 0 … \d"):
         train_population([Small(0), Small(1)], sets[0], np.where(sets[1] == 1, 99, sets[1]), keys, recipe=RECIPE)
+    with pytest.raises(ValueError, match=r"labels have the shape \(2, 5\), images \(2, "):
+        train_population([Small(0), Small(1)], sets[0], sets[1][:, :5], keys, recipe=RECIPE)
     with pytest.raises(ValueError, match="1 models, 2 image sets"):
         train_population([Small(0)], *sets, keys, recipe=RECIPE)
     with pytest.raises(ValueError, match="differ in structure"):
