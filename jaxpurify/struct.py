@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import math
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -42,6 +43,11 @@ def struct(cls: Class) -> Class:
 
     jax.tree_util.register_pytree_with_keys(frozen, flatten_with_keys, unflatten, flatten)
     return frozen
+
+
+def is_count(value: Any, least: int, most: float | int = math.inf) -> bool:
+    """Whether `value` is a whole number from `least` to `most`; `True` is none."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def as_operand(function: Callable[..., Any] | None) -> Any:

@@ -76,7 +76,8 @@ def bullseye(
       start: `"zero"`, or `"normal"` (the framework's).
       restarts: independent starts in the same program; the one with the lowest objective is kept.
       draws: for networks with active dropout: `apply` is then called as `apply(member, images, key)`, this many
-        times a step, and the features are averaged (published: 1, 3 or 5).
+        times a step, and the features are averaged (published: 1, 3 or 5). What is drawn is shared by all targets, so
+        that with it a poison depends on those crafted beside it.
       transform: keys [B] and poisons to images, through which the gradient goes: what the victim does to its
         training data. A purifier here makes the attack adaptive. Targets do not go through it.
       transform_draws: how many draws of `transform` and `augment` the objective is averaged over.

@@ -150,7 +150,8 @@ def craft_step(
 def _split_restarts(objective: Objective, crafting: Crafting, state: Progress) -> tuple[Objective, Crafting, Progress]:
     """Restarts over devices, everything else on all of them; as it is where there is nothing to share."""
     devices = jax.local_devices()
-    shares = math.gcd(len(state.delta) // (crafting.together or 1), len(devices))
+    groups = len(state.delta) // (crafting.together or 1)
+    shares = max(count for count in range(1, len(devices) + 1) if groups % count == 0)
     if shares == 1 or crafting.mesh is not None or crafting.images.committed:  # placed by the caller
         return objective, crafting, state
     mesh = data_mesh(devices[:shares])
@@ -223,10 +224,15 @@ def crafted_poison(
             "optimizer": crafting.optimizer,
             "restarts": len(state.delta),
             "chosen_restart": chosen,
-            "first_losses": values[0].tolist(),
-            "last_losses": [float(value) if np.isfinite(value) else None for value in values[-1]],
+            "first_losses": _plain(values[0]),
+            "last_losses": _plain(values[-1]),
         },
     )
+
+
+def _plain(losses):
+    """Numbers as JSON holds them, None for those that are not finite."""
+    return [float(value) if np.isfinite(value) else None for value in losses]
 
 
 def check_settings(steps: int, restarts: int, learning_rate: float, optimizer: str = "sign_then_adam") -> None:

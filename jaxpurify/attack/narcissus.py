@@ -114,6 +114,8 @@ def narcissus(
     check_draws(transform_draws, transform)
     if steps < 1 or batch_size < 1:
         raise ValueError(f"steps is {steps} and batch_size is {batch_size}; both must be at least 1")
+    if not (0 < learning_rate < math.inf and 0 < scale < math.inf):
+        raise ValueError(f"learning_rate is {learning_rate} and scale is {scale}; both must be above 0")
     number = poison_count(count, fraction, len(labels))
     of_class = positions(labels == target)
     index = choose(named(key, "choice"), of_class, number, choice=choice, what=f"images of class {target}")

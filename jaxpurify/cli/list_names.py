@@ -41,7 +41,7 @@ def sections() -> list[Section]:
     """Title, column names and rows of every kind of name, as the catalogues hold them."""
     from jaxpurify.attack.catalogue import ATTACKS
     from jaxpurify.cli.network import constructor_parameters
-    from jaxpurify.evaluate.crafting import NOT_IN_SPECS, spec_options
+    from jaxpurify.evaluate.crafting import not_in_specs, spec_options
     from jaxpurify.evaluate.presets import PRESETS as SCENARIOS
     from jaxpurify.evaluate.protocol import protocol
     from jaxpurify.evaluate.purifiers import PRESETS, PURIFIERS
@@ -59,7 +59,7 @@ def sections() -> list[Section]:
             "needs --surrogate" if attack.needs_surrogate else "",
             ", ".join(
                 (
-                    _options(attack.craft, {"apply", "params", "key", "images", "labels", *NOT_IN_SPECS}),
+                    _options(attack.craft, {"apply", "params", "key", "images", "labels", *not_in_specs(attack)}),
                     *spec_options(attack),
                 )
             ),

@@ -52,15 +52,17 @@ def main(arguments: list[str]) -> int | None:
 
     import jax
 
-    from jaxpurify.data.poison import load_poison, poison_dataset
+    from jaxpurify.data.poison import poison_dataset
     from jaxpurify.data.sources import load_source
     from jaxpurify.evaluate.crossing import crossing, parts
     from jaxpurify.evaluate.effect import effect
     from jaxpurify.evaluate.effect_report import effect_report
     from jaxpurify.evaluate.purifiers import make_purifier
+    from jaxpurify.evaluate.stored_poison import stored
     from jaxpurify.purify.filter import TopEnergy
 
-    dataset, poison = load_source(options.source, size=options.size), load_poison(options.poison)
+    dataset = load_source(options.source, size=options.size)
+    poison = stored(dataset.images, dataset.labels, jax.random.key(0), path=str(options.poison), format="npz")
     poisoned = poison_dataset(dataset, poison).images[poison.index]
     clean = dataset.images[poison.index]
     rows = (clean != poisoned).any((1, 2, 3)).nonzero()[0][: options.count]
@@ -111,7 +113,13 @@ def main(arguments: list[str]) -> int | None:
         "seed": options.seed,
     }
     written = effect_report(
-        options.out, measured, crossings, purifier=options.purifier, settings=settings, seconds=seconds
+        options.out,
+        measured,
+        crossings,
+        purifier=options.purifier,
+        settings=settings,
+        seconds=seconds,
+        chosen=whole is not purifier,
     )
     print(_line(measured, crossings, written))
     return None

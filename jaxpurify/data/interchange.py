@@ -6,14 +6,14 @@ replace) and `target.pickle` (the image that is to be misclassified, and for tri
 
 from pathlib import Path
 from typing import Any
-import zipfile
 
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from jaxpurify.data.damaged import DAMAGED
 from jaxpurify.data.image import to_float, to_uint8
-from jaxpurify.data.locate import check_same_shape, exact_positions, level_limit, locate
+from jaxpurify.data.locate import check_made_for, check_same_shape, exact_positions, level_limit, locate
 from jaxpurify.data.poison import PatchTrigger, Poison, Targets
 from jaxpurify.data.poison_setups import Setup as Setup
 from jaxpurify.data.poison_setups import read_setups as read_setups
@@ -70,7 +70,7 @@ def read_benchmark(
     poisons, poison_labels, index = poisons[first], poison_labels[first], index[first]
     if search:
         index = locate(poisons, poison_labels, images, labels, limit)
-    largest = _check_match(folder, poisons, images, index, limit)
+    largest = check_made_for(folder, poisons, index, images, limit)
     targets, trigger, corner = _read_targets(folder, test_images, images.shape[1:])
     if (targets.labels == poison_labels[0]).any():
         raise ValueError(f"{folder}: target and poisons are both of class {poison_labels[0]}; nothing is to be changed")
@@ -106,8 +106,9 @@ def write_benchmark(
     index = poison.index if positions is None else np.asarray(positions)
     if index.shape != (len(poison),) or not len(poison):
         raise ValueError(f"positions have shape {index.shape}; one for each of {len(poison)} poisons, at least one")
-    if poison.labels[0] != poison.target:
-        classes = f"poisons of class {poison.labels[0]} for the attacker's class {poison.target}"
+    if (poison.labels != poison.target).any():
+        of_class = ", ".join(map(str, np.unique(poison.labels)))
+        classes = f"poisons of class {of_class} for the attacker's class {poison.target}"
         raise ValueError(f"{classes}; these files have one class for both")
     patch, shown = _patch_of(poison.trigger), targets.images
     if poison.trigger is not None and patch is None:
@@ -171,8 +172,10 @@ def _read_targets(folder, test_images, shape):
         try:
             with np.load(folder / "sources.npz", allow_pickle=False) as sources:
                 images, labels, index = sources["images"], sources["labels"], sources["index"]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             raise ValueError(f"{folder / 'sources.npz'} is not a file of sources ({error})") from error
+        if images.dtype != np.uint8 or images.shape[1:] != shape:
+            raise ValueError(f"{folder / 'sources.npz'} holds {images.dtype} {images.shape}; uint8 {shape} are needed")
     else:
         index = np.arange(len(images)) if test_images is None else exact_positions(images, test_images)
         if index.min() < 0 and file.name == "source.pickle":  # the patch has been put on it
@@ -213,20 +216,6 @@ def _patch_of(trigger):
         return None
     inside = np.asarray(trigger.pattern, np.float32)[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return inside.transpose(2, 0, 1).copy(), [int(columns[0]), int(rows[0])]
-
-
-def _check_match(folder, poisons, images, index, limit):
-    """The largest change in levels; ValueError where a poison is not near the image that it replaces."""
-    if index.min() < 0 or index.max() >= len(images):
-        wrong = index.min() if index.min() < 0 else index.max()
-        raise ValueError(f"{folder}: base index {wrong} is out of range; there are {len(images)} training images")
-    change = np.abs(poisons.astype(np.int16) - images[index]).max((1, 2, 3))
-    if change.max() > limit:
-        raise ValueError(
-            f"{folder}: poison {change.argmax()} differs by {change.max()} levels from training image "
-            f"{index[change.argmax()]}, {limit} are allowed; another data set, another order or a larger epsilon?"
-        )
-    return int(change.max())
 
 
 def _picture(image):

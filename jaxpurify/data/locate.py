@@ -77,6 +77,26 @@ def level_limit(epsilon: float | None) -> int:
     return min(math.floor(255 * epsilon + 1e-6) + 1, 255)
 
 
+def check_made_for(what: object, poisons: np.ndarray, index: np.ndarray, images: np.ndarray, limit: int) -> int:
+    """The largest change in levels of poisons [P, H, W, C] from the training images at `index` [P].
+
+    Raises:
+      ValueError: images of another shape, an index out of range, or a poison that is more than `limit` levels away from
+        the image that it replaces; `what` is named in the message.
+    """
+    check_same_shape(poisons, images)
+    if index.min() < 0 or index.max() >= len(images):
+        wrong = index.min() if index.min() < 0 else index.max()
+        raise ValueError(f"{what}: base index {wrong} is out of range; there are {len(images)} training images")
+    change = np.abs(poisons.astype(np.int16) - images[index]).max((1, 2, 3))
+    if change.max() > limit:
+        raise ValueError(
+            f"{what}: poison {change.argmax()} differs by {change.max()} levels from training image "
+            f"{index[change.argmax()]}, {limit} are allowed; another data set, another order or a larger epsilon?"
+        )
+    return int(change.max())
+
+
 def _coarse(images):
     """Means over 4 x 4 cells an image, flat, in float32."""
     rows = np.array_split(np.arange(images.shape[1]), min(_CELLS, images.shape[1]))

@@ -1,11 +1,10 @@
 """Labelled images in one NumPy .npz file: `images` [N, H, W, C], `labels` [N] and, if wanted, `classes`."""
 
 from pathlib import Path
-import zipfile
-import zlib
 
 import numpy as np
 
+from jaxpurify.data.damaged import DAMAGED
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.image import to_uint8
 from jaxpurify.destination import replacing
@@ -27,7 +26,7 @@ def read_npz(path: str | Path, rows: slice = slice(None)) -> Dataset:
             present = ", ".join(file.files) or "nothing"
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist") from error
-    except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED as error:
         raise ValueError(f"{path} is not a readable .npz file ({(str(error).splitlines() or [''])[0]})") from error
     for name in ("images", "labels"):
         if name not in arrays:

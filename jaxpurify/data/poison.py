@@ -4,11 +4,11 @@ import dataclasses
 import json
 from pathlib import Path
 from typing import Any
-import zipfile
 
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpurify.data.damaged import DAMAGED
 from jaxpurify.data.dataset import Dataset, check_images, check_labels
 from jaxpurify.data.image import to_float, to_uint8
 from jaxpurify.data.triggers import TRIGGERS as TRIGGERS
@@ -208,5 +208,5 @@ def load_poison(path: str | Path) -> Poison:
         return Poison(*poison, targets=targets)
     except KeyError as error:
         raise ValueError(f"{path} is not a poison file: {error} is missing or unknown") from error
-    except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise ValueError(f"{path} is not a readable poison file ({(str(error).splitlines() or [''])[0]})") from error

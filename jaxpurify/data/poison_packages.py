@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.image import to_float, to_uint8
-from jaxpurify.data.locate import check_same_shape, exact_positions, level_limit, locate
+from jaxpurify.data.locate import check_made_for, check_same_shape, exact_positions, level_limit, locate
 from jaxpurify.data.poison import Poison, Targets, poison_dataset
 from jaxpurify.data.portable_pickle import dump_pickle
 from jaxpurify.data.restricted_pickle import load_pickle
@@ -63,7 +63,10 @@ def read_metapoison(
     limit = level_limit(epsilon)
     index = left[locate(train[poisoned], train_labels[poisoned], images[left], labels[left], limit)]
     change = np.abs(train[poisoned].astype(np.int16) - images[index]).max()
-    target = int(np.ravel(content["ytargetadv"])[0])
+    wanted = np.unique(content["ytargetadv"])
+    if len(wanted) != 1 or not np.issubdtype(wanted.dtype, np.number) or wanted[0] in target_labels:
+        raise ValueError(f"{path}: ytargetadv holds {wanted.tolist()}; it must be one class, and not the targets' own")
+    target = int(wanted[0])
     targets = Targets(target_images, target_labels, _test_positions(path, target_images, test_images))
     how = {"attack": "metapoison", "labels_changed": False, "count": len(index), "norm": "linf", "epsilon": epsilon}
     how["largest_change"] = int(change)
@@ -136,15 +139,12 @@ def read_bullseye(
     if search:
         index = locate(poisons, poison_labels, images, labels, limit)
     else:
-        index = np.asarray(content["idx"], np.int64)
-        if index.shape != (len(poisons),) or index.min() < 0 or index.max() >= len(images):
-            raise ValueError(f"{path}: positions {index} for {len(poisons)} poisons of {len(images)} training images")
-    change = np.abs(poisons.astype(np.int16) - images[index]).max((1, 2, 3))
-    if change.max() > limit:
-        worst = change.argmax()
-        raise ValueError(f"{path}: poison {worst} differs by {change.max()} levels from training image {index[worst]}")
+        index = np.asarray(content["idx"])
+        if index.shape != (len(poisons),) or not np.issubdtype(index.dtype, np.integer):
+            raise ValueError(f"{path}: positions are {index.dtype} {index.shape}; a whole number a poison is needed")
+    largest = check_made_for(path, poisons, index, images, limit)
     how: dict[str, Any] = {"attack": "bullseye", "labels_changed": bool((labels[index] != poison_labels).any())}
-    how |= {"count": len(poisons), "norm": "linf", "epsilon": epsilon, "largest_change": int(change.max())}
+    how |= {"count": len(poisons), "norm": "linf", "epsilon": epsilon, "largest_change": largest}
     return Poison(poisons, poison_labels, index, int(poison_labels[0]), None, how)
 
 
@@ -166,8 +166,13 @@ def write_bullseye(
       mean: of the normalisation, one number a channel.
       deviation: its standard deviation.
       force: replace the file.
+
+    Raises:
+      ValueError: `positions` of another length, or images of other channels than `mean` has.
     """
     index = poison.index if positions is None else np.asarray(positions)
+    if len(mean) != poison.images.shape[-1]:
+        raise ValueError(f"mean has {len(mean)} numbers for images of {poison.images.shape[-1]} channels")
     if index.shape != (len(poison),):
         raise ValueError(f"positions have shape {index.shape}; one for each of {len(poison)} poisons is needed")
     pixels = (np.asarray(to_float(poison.images), np.float64) - _row(mean)) / _row(deviation)

@@ -44,10 +44,12 @@ def read_setups(path: str | Path, labels: np.ndarray | None = None) -> tuple[Set
     setups = []
     for number, trial in enumerate(trials):
         try:
-            base_index = np.atleast_1d(np.asarray(trial["base indices"], np.int64))
+            base_index = np.atleast_1d(np.asarray(trial["base indices"]))
+            if base_index.ndim != 1 or (base_index.size and not np.issubdtype(base_index.dtype, np.integer)):
+                raise ValueError(f"base indices are {base_index.dtype} {base_index.shape}")
             target_class, target_index = int(trial["target class"]), int(trial["target index"])
             setup = Setup(target_class, target_index, int(trial["base class"]), base_index)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{path}: set-up {number} lacks a class or an index ({error})") from error
         if setup.base_class == setup.target_class:
             raise ValueError(f"{path}: set-up {number} has class {setup.base_class} as both target and base class")

@@ -12,12 +12,12 @@ from pathlib import Path
 import pickle
 from typing import Any
 import zipfile
-import zlib
 
 import numpy as np
 
-_BROKEN = (pickle.UnpicklingError, EOFError, IndexError, KeyError, AttributeError, TypeError, ValueError)
-_BROKEN += (ImportError, OverflowError, RecursionError, MemoryError, UnicodeError, zipfile.BadZipFile, zlib.error)
+from jaxpurify.data.damaged import DAMAGED
+
+_BROKEN = (*DAMAGED, pickle.UnpicklingError, IndexError, ImportError, OverflowError, MemoryError)
 _CHANNELS = {"L": 1, "RGB": 3}
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGES = {

@@ -26,8 +26,8 @@ from jaxpurify.random import named
 
 # Callables, arrays and devices, which a spec cannot hold, what returns several poisons, and what would do nothing:
 # nobody refreshes MetaPoison's members here, and features of frozen networks draw nothing.
-NOT_IN_SPECS = {
-    "trigger", "transform", "targets", "overlay", "mesh", "separately", "targets_together", "patch", "bases", "retrain",
+_NOT_IN_SPECS = {
+    "trigger", "transform", "targets", "overlay", "mesh", "separately", "targets_together", "bases", "retrain",
     "refresh", "refresh_every", "draws", "progress",
 }  # fmt: skip
 END_TO_END = "end_to_end"  # what a spec says of features: those after every block
@@ -53,7 +53,7 @@ def attack_of(spec: str) -> tuple[Attack, dict[str, Any], dict[str, Any]]:
     entry = STORED if part.name == "stored" else named_attack(part.name)
     if part.positional:
         raise ValueError(f"attack {spec!r}: options are written name=value")
-    known = [name for name in entry.options if name not in NOT_IN_SPECS] + spec_options(entry)
+    known = [name for name in entry.options if name not in not_in_specs(entry)] + spec_options(entry)
     unknown = [name for name in part.options if name not in known]
     if unknown:
         raise ValueError(f"attack {part.name!r} takes no option {unknown[0]!r}; known: {', '.join(known)}")
@@ -66,6 +66,12 @@ def attack_of(spec: str) -> tuple[Attack, dict[str, Any], dict[str, Any]]:
         raise ValueError(f"attack {spec!r}: {next(iter(through))} goes with through='…', the purifier")
     check_gradient(through)
     return entry, {name: value for name, value in part.options.items() if name not in through}, through
+
+
+def not_in_specs(entry: Attack) -> set[str]:
+    """Options of an attack's function that specs cannot say; `patch` where it is an image and no size."""
+    patch = inspect.signature(entry.craft).parameters.get("patch")
+    return _NOT_IN_SPECS | ({"patch"} if patch is not None and patch.annotation is not int else set())
 
 
 def spec_options(entry: Attack) -> list[str]:
@@ -89,6 +95,11 @@ def _check_options(entry, options):
     parameters = inspect.signature(entry.craft).parameters
     annotations = {name: parameters[name].annotation for name in options if name in parameters}
     check_whole(**{name: options[name] for name, kind in annotations.items() if kind in (int, int | None)})
+    if not isinstance(options.get("base"), str):
+        check_whole(base=options.get("base"))
+    for name, kind in annotations.items():
+        if kind is bool and not isinstance(options[name], bool):
+            raise ValueError(f"{name}={options[name]!r}; it must be True or False")
     if "epsilon" in options and entry.norm == "linf":
         unbounded = options["epsilon"] is None and annotations["epsilon"] == float | None
         if not unbounded:
@@ -119,9 +130,11 @@ def choose_targets(test: Dataset, key: Key[Array, ""], target: int, count: int, 
     """`count` images of one class other than `target` and `base`, class and images drawn with `key`.
 
     Raises:
-      ValueError: the class drawn has fewer images.
+      ValueError: the class drawn has fewer images, or there is no such class.
     """
     others = [label for label in range(len(test.classes)) if label not in (target, base)]
+    if not others:
+        raise ValueError(f"target {target} and base {base} leave none of {len(test.classes)} classes for the targets")
     true_class = others[int(jax.random.randint(named(key, "class"), (), 0, len(others)))]
     members = np.flatnonzero(test.labels == true_class)
     if len(members) < count:

@@ -57,7 +57,7 @@ class Part(NamedTuple):
       name: what is counted.
       own: the number that the purifier has.
       at: a number of steps to the purifier with that many.
-      most: the largest number that there is; None: any. How far a noise predictor was trained is not known here.
+      most: the largest number that there is; None: any.
     """
 
     name: str
@@ -90,7 +90,7 @@ def crossing(
     Distances are between images as they are stored, rounded to 8 bits.
 
     Args:
-      part: a number of steps to the purifier, such as `Part.at`. How far a noise predictor was trained is not checked.
+      part: a number of steps to the purifier, such as `Part.at`.
       clean: x, uint8 [N, H, W, C].
       poisoned: x + δ, uint8 [N, H, W, C], every image different from its clean one.
       steps: at least one number of steps, 1 or more; 0 is added.
@@ -133,7 +133,7 @@ def parts(purifier: Any) -> list[Part]:
     if isinstance(purifier, Langevin):
         return [Part("Langevin steps", purifier.steps, lambda steps: dataclasses.replace(purifier, steps=steps))]
     if isinstance(purifier, Diffusion):
-        most = purifier.schedule.length - purifier.compat
+        most = purifier.trained or purifier.schedule.length - purifier.compat
         return [Part("diffusion timesteps", purifier.timestep, lambda steps: _diffusion(purifier, steps), most)]
     if isinstance(purifier, Repeat):
         return [Part("repetitions", purifier.count, lambda count: dataclasses.replace(purifier, count=count))]

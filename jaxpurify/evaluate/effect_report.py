@@ -25,6 +25,7 @@ def effect_report(
     purifier: str,
     settings: Mapping[str, Any],
     seconds: float | int | None = None,
+    chosen: bool = False,
 ) -> Path:
     """Writes energies with their AUROC, crossing plots, PSNR, perturbation survival and images as one HTML file.
 
@@ -35,6 +36,7 @@ def effect_report(
       purifier: its specification.
       settings: to list: data, attack, seed.
       seconds: time that all of it took, or None.
+      chosen: whether `purifier` is a filter, of which only what it applies to chosen images was measured.
 
     Returns:
       The path.
@@ -52,12 +54,14 @@ def effect_report(
     body += section("Poisoned images, purified", image_grid(images[POISONED], images[PURIFIED_POISONED]))
     body += section("Clean images, purified", image_grid(images[CLEAN], images[PURIFIED_CLEAN]))
     body += section("Data and settings", facts({**settings, "device": device(), **versions()}))
+    does = f"What {purifier} does to {'the images that it chooses' if chosen else 'poisons'}"
+    ranked = " The filter's choice was left out: each image was purified as if it had been chosen." if chosen else ""
     lead = (
         f"{purifier} on {count:,} poisoned image{'' if count == 1 else 's'} and the same images before they were "
         "poisoned, purified with the same noise. These measures need no victim: they show whether the purifier has a "
-        "chance, not that the attack fails. For that, train victims (jaxpurify evaluate)."
+        f"chance, not that the attack fails. For that, train victims (jaxpurify evaluate).{ranked}"
     )
-    return write_page(path, page(f"What {purifier} does to poisons", lead, body, _FOOTER))
+    return write_page(path, page(does, lead, body, _FOOTER))
 
 
 _FOOTER = "Written by jaxpurify. This file contains everything that it shows and loads nothing."

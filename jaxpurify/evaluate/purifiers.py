@@ -163,10 +163,7 @@ def _diffusion(shape: Shape, *, weights: str | None = None, schedule: str | None
     if schedule is not None and schedule != trained_with.kind:
         trained_with = Schedule(kind=schedule)
     settings: dict[str, Any] = {**card.get("diffusion", {}), **options}
-    purifier = Diffusion(noise, schedule=trained_with, **settings)
-    trained = card.get("max_timestep")
-    if trained is not None and purifier.timestep > trained:
-        raise ValueError(f"timestep={purifier.timestep}; these weights were trained up to timestep {trained}")
+    purifier = Diffusion(noise, schedule=trained_with, trained=card.get("max_timestep"), **settings)
     _check_kind("noise", name, noise, shape)
     return purifier
 

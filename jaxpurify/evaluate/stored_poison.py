@@ -10,6 +10,7 @@ from jaxtyping import Array, Key
 from jaxpurify.attack.catalogue import Attack
 from jaxpurify.attack.choose import StoredLabels
 from jaxpurify.data.interchange import read_benchmark
+from jaxpurify.data.locate import check_made_for, level_limit
 from jaxpurify.data.poison import Poison, load_poison
 from jaxpurify.data.poison_packages import read_bullseye, read_metapoison
 from jaxpurify.types import StoredImages
@@ -55,7 +56,11 @@ def stored(
     if format == "npz":
         if epsilon is not None:
             raise ValueError(f"epsilon is {epsilon}; poisons in {path} say theirs themselves")
-        return load_poison(path)
+        poison = load_poison(path)
+        if len(poison):
+            limit = level_limit(poison.how.get("epsilon") if poison.how.get("norm") == "linf" else None)
+            check_made_for(path, poison.images, poison.index, images, limit)
+        return poison
     options: dict[str, Any] = {"search": True} if search else {}
     if epsilon is not None:
         options["epsilon"] = epsilon

@@ -19,6 +19,7 @@ from jaxpurify.purify.schedule import LINEAR, Schedule
 from jaxpurify.random import image_keys, named
 from jaxpurify.struct import struct
 from jaxpurify.train.schedule import warmup_cosine
+from jaxpurify.train.settings import check_above_zero, check_least
 from jaxpurify.types import PyTree, StoredImages
 
 
@@ -45,9 +46,8 @@ class DiffusionRecipe:
     ema_decay: float | None = None
 
     def __post_init__(self):
-        for name, least in (("steps", 0), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}; it must be at least {least}")
+        check_least(self, steps=0, batch_size=1, warmup=0, weight_decay=0)
+        check_above_zero(self, "learning_rate")
         if not 1 <= self.max_timestep <= self.schedule.length:
             raise ValueError(f"max_timestep={self.max_timestep}; the schedule accepts 1 to {self.schedule.length}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Int
 import optax
 
 from jaxpurify.train.schedule import multistep, warmup_cosine
+from jaxpurify.train.settings import check_above_zero, check_least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +54,10 @@ class EnergyRecipe:
     rejuvenation: float = 0.05
 
     def __post_init__(self):
-        for name, least in (("steps", 0), ("batch_size", 1), ("langevin_steps", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}; it must be at least {least}")
+        check_least(self, steps=0, batch_size=1, langevin_steps=0, data_noise=0)
+        check_above_zero(self, "learning_rate", "sgd_learning_rate", "step_size", "temperature")
+        if not all(0 <= drop <= 1 for drop in self.drops):
+            raise ValueError(f"drops={self.drops}; they are shares of the steps, each in [0, 1]")
         if self.bank_size < self.batch_size:
             raise ValueError(f"bank_size={self.bank_size} is smaller than batch_size={self.batch_size}")
         if self.bank_start not in ("data", "noise"):

@@ -19,5 +19,6 @@ from jaxpurify.networks.resnet import ResNet as ResNet
 from jaxpurify.networks.resnet import resnet18 as resnet18
 from jaxpurify.networks.resnet import resnet34 as resnet34
 from jaxpurify.networks.resnet9 import ResNet9 as ResNet9
+from jaxpurify.networks.stored import save_network as save_network
 from jaxpurify.networks.unet import UNET_SIZES as UNET_SIZES
 from jaxpurify.networks.unet import UNet as UNet

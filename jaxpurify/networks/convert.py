@@ -43,7 +43,7 @@ def from_torch(name: str, tensors: Mapping[str, Any] | str | os.PathLike, **opti
 
     Raises:
       ValueError: an unknown name; tensors that are missing or left over, all listed; a tensor of another shape;
-        a config of a network that ours is not.
+        a config of a network that ours is not; a tensor that NumPy cannot read.
     """
     if name not in PUBLISHED:
         raise ValueError(f"no published network is called {name!r}; known are {', '.join(PUBLISHED)}")
@@ -80,9 +80,9 @@ def _read(tensors: Mapping[str, Any] | str | os.PathLike) -> dict[str, np.ndarra
             tensors = load_file(tensors)
         except SafetensorError as error:
             raise ValueError(f"{os.fspath(tensors)} is not a readable .safetensors file ({error})") from None
-    arrays = {
-        name: np.asarray(array, np.float32) for name, array in tensors.items() if "num_batches_tracked" not in name
-    }
+    if not isinstance(tensors, Mapping):
+        raise ValueError(f"tensors is of {type(tensors)}; it must be a dict or an existing .safetensors file")
+    arrays = {name: _array(name, array) for name, array in tensors.items() if "num_batches_tracked" not in name}
     if not arrays:
         raise ValueError("tensors is empty; it must hold the weights of the network")
     if all(name.startswith("module.") for name in arrays):
@@ -91,6 +91,13 @@ def _read(tensors: Mapping[str, Any] | str | os.PathLike) -> dict[str, np.ndarra
     return {
         old.sub(lambda match: f"{match[1]}.{_OLD_ATTENTION[match[2]]}.", name): array for name, array in arrays.items()
     }
+
+
+def _array(name: str, array: Any) -> np.ndarray:
+    try:
+        return np.asarray(array, np.float32)
+    except (TypeError, ValueError, RuntimeError) as error:  # PyTorch's: a parameter, or bfloat16
+        raise ValueError(f"tensor {name} is no array of numbers ({error}); of PyTorch's, .detach().float()") from None
 
 
 def _read_config(path: str | os.PathLike) -> dict[str, Any]:

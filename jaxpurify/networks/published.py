@@ -71,7 +71,10 @@ def _classifier_options(shapes: Shapes, options: Options, stem: str, head: str) 
 
 def _conv_energy(shapes: Shapes, options: Options) -> nnx.Module:
     features, channels = _sizes(shapes, "f.0.weight", 4)[:2]
-    convolutions = sum(bool(re.fullmatch(r"f\.\d+\.weight", name)) for name in shapes)
+    found = [name for name in shapes if re.fullmatch(r"f\.\d+\.weight", name)]
+    last = max(found, key=lambda name: int(name.split(".")[1]))
+    # Only the head has one output; where it is absent, counting it makes it a missing tensor.
+    convolutions = len(found) + (_sizes(shapes, last, 4)[0] != 1)
     # A 3 × 3 layer, the halvings, and the head; a map of 4 × 4 is left at the end.
     inferred: Options = {"features": features, "channels": channels, "size": 4 << max(convolutions - 2, 0)}
     return ConvEnergy(**inferred | options)
@@ -137,14 +140,13 @@ def _unet(shapes: Shapes, options: Options) -> nnx.Module:
     if not numbers:
         raise KeyError("down_blocks.0.resnets.0.conv1.weight")
     levels = range(1 + max(numbers))
-    attends = [f"down_blocks.{level}.attentions.0.group_norm.weight" in shapes for level in levels]
+    attends = [any(name.startswith(f"down_blocks.{level}.attentions.") for name in shapes) for level in levels]
+    blocks = [int(match[1]) for name in shapes if (match := re.match(r"down_blocks\.\d+\.resnets\.(\d+)\.", name))]
     inferred: Options = {
         "block_channels": tuple(
             _sizes(shapes, f"down_blocks.{level}.resnets.0.conv1.weight", 4)[0] for level in levels
         ),
-        "layers_per_block": sum(
-            bool(re.fullmatch(r"down_blocks\.0\.resnets\.\d+\.conv1\.weight", name)) for name in shapes
-        ),
+        "layers_per_block": 1 + max(blocks, default=0),
         "attention_levels": tuple(level for level in levels if attends[level]),
         "channels": _sizes(shapes, "conv_in.weight", 4)[1],
     }

@@ -63,7 +63,10 @@ def load_network(path: Path | str) -> tuple[Frozen, dict[str, Any]]:
     except Exception as error:
         raise ValueError(f"{path} is not a .safetensors file: {error}") from None
     if "network" not in header:
-        raise ValueError(f"{path} does not say which network it belongs to; load published weights with from_torch")
+        raise ValueError(
+            f"{path} does not say which network it belongs to; read published weights with from_torch "
+            "and write them with save_network"
+        )
     try:
         options, card = json.loads(header["options"]), json.loads(header["card"])
     except (KeyError, json.JSONDecodeError) as error:

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from jaxpurify.random import fold
-from jaxpurify.struct import as_operand, make_operands, static, struct
+from jaxpurify.struct import as_operand, is_count, make_operands, static, struct
 from jaxpurify.types import Images, Keys, Purifier
 
 
@@ -39,8 +39,8 @@ class Repeat:
 
     def __post_init__(self):
         make_operands(self, "purifier")
-        if not isinstance(self.count, int) or self.count < 1:
-            raise ValueError(f"count={self.count!r}; it must be at least 1")
+        if not is_count(self.count, 1):
+            raise ValueError(f"count={self.count!r}; it must be a whole number of at least 1")
 
     def __call__(self, keys: Keys, images: Images) -> Images:
         for number in range(self.count):
@@ -58,8 +58,8 @@ class Average:
 
     def __post_init__(self):
         make_operands(self, "purifier")
-        if not isinstance(self.count, int) or self.count < 1:
-            raise ValueError(f"count={self.count!r}; it must be at least 1")
+        if not is_count(self.count, 1):
+            raise ValueError(f"count={self.count!r}; it must be a whole number of at least 1")
         if self.kind not in ("mean", "median"):
             raise ValueError(f"kind={self.kind!r}; known: mean, median")
 

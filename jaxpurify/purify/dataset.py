@@ -55,7 +55,8 @@ def purify(
       uint8 [N, H, W, C] in the given order.
 
     Raises:
-      ValueError: images of another type or rank, an index of another length, or a `directory` that holds the
+      ValueError: images of another type or rank, an index of another length or beyond 32 bits, a purifier that does not
+        return floating-point images of the same shape, or a `directory` that holds the
         unfinished result of other images, another key or another purifier, or for a purifier with functions that cannot
         be told from others (lambdas); an image became NaN or infinite; a
         `TopEnergy` inside of another purifier, where it cannot see the whole data set.
@@ -65,6 +66,8 @@ def purify(
     index = np.arange(len(images)) if index is None else index
     if len(index) != len(images):
         raise ValueError(f"index has {len(index)} positions for {len(images)} images")
+    if not np.issubdtype(index.dtype, np.integer) or (len(index) and not 0 <= index.min() <= index.max() < 1 << 32):
+        raise ValueError("index holds other values than whole numbers from 0 to 2³² − 1")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; it must be at least 1")
     purifier = as_operand(purifier)
@@ -72,7 +75,9 @@ def purify(
     batch_size = _static_batch(len(images), batch_size, mesh.size)
     check_filters(purifier)
     if isinstance(purifier, TopEnergy) and purifier.compat:
-        raise ValueError("a filter with compat=True needs to know which images are poisons; use compat_filt")
+        raise ValueError(
+            "a filter with compat=True needs to know which images are poisons: it is for tables; or use compat_filt"
+        )
 
     def chosen():
         if not isinstance(purifier, TopEnergy):
@@ -143,6 +148,8 @@ def _purify_share(rows, purifier, key):
     purified = purifier(*_from_stored(key, index, images))
     if purified.shape != images.shape:
         raise ValueError(f"the purifier made images {purified.shape[1:]} of {images.shape[1:]}; it must keep the shape")
+    if not jnp.issubdtype(purified.dtype, jnp.floating):
+        raise ValueError(f"the purifier made {purified.dtype} images; it must make floating-point ones in [0, 1]")
     return _to_stored(purified)
 
 

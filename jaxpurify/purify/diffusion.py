@@ -11,7 +11,7 @@ import numpy as np
 from jaxpurify import loop
 from jaxpurify.purify.schedule import LINEAR, Schedule
 from jaxpurify.random import fold, normal
-from jaxpurify.struct import make_operands, static, struct
+from jaxpurify.struct import is_count, make_operands, static, struct
 from jaxpurify.types import Images, Keys, Noise
 
 SAMPLERS = ("ancestral", "ddim")
@@ -34,9 +34,10 @@ class Diffusion:
       schedule: the schedule that `noise` was trained with.
       compat: the published code's off-by-one: noise is added at level index T, removed as if at T − 1.
       reverse_only: no noise is added first: images are denoised as if they were x_T (an option of the published code).
+      trained: the highest `timestep` that `noise` was trained for; None: not known.
 
     Raises:
-      ValueError: `timestep`, `steps` or `sampler` outside of what is accepted.
+      ValueError: an attribute outside of what is accepted.
     """
 
     noise: Noise
@@ -46,14 +47,21 @@ class Diffusion:
     schedule: Schedule = static(default=LINEAR)
     compat: bool = static(default=False)
     reverse_only: bool = static(default=False)
+    trained: int | None = static(default=None)
 
     def __post_init__(self):
         make_operands(self, "noise")
+        for name in ("compat", "reverse_only"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r}; it must be True or False")
         most = self.schedule.length - self.compat
-        if not isinstance(self.timestep, int) or not 1 <= self.timestep <= most:
-            raise ValueError(f"timestep={self.timestep}; this schedule accepts 1 to {most}")
-        if self.steps is not None and not (isinstance(self.steps, int) and 1 <= self.steps <= self.timestep):
-            raise ValueError(f"steps={self.steps}; timestep={self.timestep} accepts 1 to {self.timestep}")
+        if not is_count(self.timestep, 1, most):
+            raise ValueError(f"timestep={self.timestep!r}; this schedule accepts whole numbers from 1 to {most}")
+        if self.trained is not None and self.timestep > self.trained:
+            raise ValueError(f"timestep={self.timestep}; these weights were trained up to timestep {self.trained}")
+        if self.steps is not None and not is_count(self.steps, 1, self.timestep):
+            known = f"timestep={self.timestep} accepts whole numbers from 1 to {self.timestep}"
+            raise ValueError(f"steps={self.steps!r}; {known}")
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler={self.sampler!r}; known: {', '.join(SAMPLERS)}")
 

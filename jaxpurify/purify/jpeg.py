@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from jaxpurify.struct import static, struct
+from jaxpurify.struct import is_count, static, struct
 from jaxpurify.types import Images, Keys
 
 
@@ -27,8 +27,8 @@ class Jpeg:
     quality: int = static(default=50)
 
     def __post_init__(self):
-        if not isinstance(self.quality, int) or not 1 <= self.quality <= 95:
-            raise ValueError(f"quality={self.quality!r}; JPEG accepts 1 to 95")
+        if not is_count(self.quality, 1, 95):
+            raise ValueError(f"quality={self.quality!r}; JPEG accepts whole numbers from 1 to 95")
 
     def __call__(self, keys: Keys, images: Images) -> Images:
         if images.shape[-1] not in (1, 3):

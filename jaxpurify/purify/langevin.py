@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, UInt32
 
 from jaxpurify import loop
 from jaxpurify.random import fold, normal
-from jaxpurify.struct import make_operands, static, struct
+from jaxpurify.struct import is_count, make_operands, static, struct
 from jaxpurify.types import Energy, Images, Keys
 
 
@@ -39,8 +39,8 @@ class Langevin:
 
     def __post_init__(self):
         make_operands(self, "energy")
-        if not isinstance(self.steps, int) or self.steps < 0:
-            raise ValueError(f"steps={self.steps!r}; a chain has 0 or more steps")
+        if not is_count(self.steps, 0):
+            raise ValueError(f"steps={self.steps!r}; a chain has a whole number of steps, 0 or more")
         for name in ("step_size", "temperature"):
             value = getattr(self, name)
             plain = value is None or isinstance(value, str | bool | int | float)  # others are arrays, perhaps traced

@@ -19,6 +19,7 @@ from jaxpurify.sharding import BATCH_AXES, on_shares, replicate, shard
 from jaxpurify.struct import as_operand
 from jaxpurify.train.batches import epoch_order, steps_per_epoch
 from jaxpurify.train.schedule import sgd
+from jaxpurify.train.settings import check_above_zero, check_least
 from jaxpurify.train.state import TrainingDiverged, TrainState, create_state, update
 from jaxpurify.types import StoredImages
 
@@ -48,8 +49,8 @@ class Recipe:
     nesterov: bool = True
 
     def __post_init__(self):
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ValueError(f"epochs={self.epochs}, batch_size={self.batch_size}; both must be at least 1")
+        check_least(self, epochs=1, batch_size=1, momentum=0, weight_decay=0)
+        check_above_zero(self, "learning_rate")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing={self.label_smoothing}; it must be in [0, 1)")
         if self.dtype not in ("float32", "bfloat16"):

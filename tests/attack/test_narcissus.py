@@ -199,13 +199,22 @@ def test_poison_goes_into_training_data_at_its_index(surrogate, digits):
         ({"transform_draws": 0}, r"^transform_draws is 0; it must be at least 1$"),
         ({"transform_draws": 2}, r"^transform_draws is 2; more than 1 needs noise to draw: "),
         ({"steps": 0}, r"^steps is 0 and batch_size is 64; both must be at least 1$"),
-        ({"learning_rate": float("nan")}, r"^the surrogate's loss is not finite at step 1 of 60; lower learning_rate$"),
+        ({"learning_rate": float("nan")}, r"^learning_rate is nan and scale is 1\.0; both must be above 0$"),
+        ({"scale": 0.0}, r"^learning_rate is 0\.\d+ and scale is 0\.0; both must be above 0$"),
     ],
 )
 def test_bad_input_is_one_clear_line(surrogate, digits, arguments, message):
     with pytest.raises(ValueError, match=message) as caught:
         craft(surrogate, digits, **arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_a_loss_that_is_not_finite_is_named(digits):
+    def broken(params, images):
+        return jnp.nan * images.reshape(len(images), -1)[:, :10]
+
+    with pytest.raises(ValueError, match=r"^the surrogate's loss is not finite at step 0 of 60; lower learning_rate$"):
+        narcissus(broken, None, jax.random.key(0), *digits, target=3, count=2, steps=60)
 
 
 def test_a_surrogate_without_a_batch_of_logits_is_refused(digits):

@@ -34,6 +34,8 @@ def test_of_a_filter_the_purifier_inside_is_measured(poisoned, here, capsys, ene
     assert main([*REPORT, *options]) == 0
     output = capsys.readouterr().out
     assert "purify: 40/40" in output and "crossing" not in output.splitlines()[-1]
+    page = (here / "page.html").read_text()
+    assert "does to the images that it chooses" in page and "The filter&#x27;s choice was left out" in page
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,13 @@ def test_bad_requests(poisoned, refused, everything, options, complaint):
     assert everything() == ["poison.npz"]
 
 
+def test_a_poison_of_another_data_set_is_refused(poisoned, refused, everything):
+    complaint = "levels from training image"
+    message = refused("report", "purifier", "digits[10:210]", *REPORT[3:], "--purifier", "jpeg")
+    assert message.count("poison.npz: poison") == 1 and complaint in message and "another data set" in message
+    assert everything() == ["poison.npz"]
+
+
 def test_a_poison_that_changes_no_image(poisoned, refused, here):
     poison, clean = load_poison("poison.npz"), load_source("digits[:200]")
     relabelled = Poison(images=clean.images[poison.index], labels=poison.labels, index=poison.index)
@@ -63,4 +72,4 @@ def test_a_poison_that_changes_no_image(poisoned, refused, here):
         "large.npz", Poison(images=np.zeros((1, 9, 9, 1), np.uint8), labels=np.zeros(1, int), index=np.zeros(1, int))
     )
     report = (*REPORT[:4], "large.npz", *REPORT[5:], "--purifier", "jpeg")
-    assert "do not fit images of shape (8, 8, 1)" in refused(*report)
+    assert "do not match training images of shape (8, 8, 1)" in refused(*report)

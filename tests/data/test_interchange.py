@@ -110,6 +110,9 @@ def test_poisons_of_a_third_class_have_no_place_in_these_files(tmp_path):
     third = Poison(POISONS, LABELS[INDEX], INDEX, 2, None, {}, TARGETS)
     with pytest.raises(ValueError, match=r"^poisons of class 1 for the attacker's class 2; these files have one class"):
         write_benchmark(tmp_path / "0", third)
+    covers = Poison(POISONS, LABELS[INDEX] + np.int32([0, 1, 1]), INDEX, 1, None, {}, TARGETS)
+    with pytest.raises(ValueError, match=r"^poisons of class 1, 2 for the attacker's class 1; these files have one"):
+        write_benchmark(tmp_path / "0", covers)
     assert not (tmp_path / "0").exists()
 
 
@@ -350,6 +353,14 @@ def test_checksums_of_the_published_setups(poison_setups, name, first, bases, ta
             [{"target class": 1, "target index": 2, "base class": 1, "base indices": [3]}],
             "set-up 0 has class 1 as both target and base class",
         ),
+        (
+            [{"target class": 1, "target index": 2, "base class": 3, "base indices": [0.5]}],
+            r"set-up 0 lacks a class or an index \(base indices are float64 \(1,\)\)",
+        ),
+        (
+            [{"target class": 1, "target index": 2, "base class": 3, "base indices": [[1], [2]]}],
+            r"set-up 0 lacks a class or an index \(base indices are int64 \(2, 1\)\)",
+        ),
     ],
 )
 def test_setups_that_are_none(tmp_path, content, message):
@@ -384,6 +395,10 @@ def test_metapoison_package_comes_back(tmp_path):
     dump(tmp_path / "clean.pkl", {**plain, "xtrain": IMAGES.astype(np.float32), "ytrain": LABELS})
     with pytest.raises(ValueError, match=r"holds no poison; all 40 training images are clean$"):
         read_metapoison(tmp_path / "clean.pkl", IMAGES, LABELS)
+    for wanted in ([], [int(TARGETS.labels[0])], [1, 2]):
+        dump(tmp_path / "wrong.pkl", {**plain, "ytargetadv": np.array(wanted, np.int32)})
+        with pytest.raises(ValueError, match=r"wrong.pkl: ytargetadv holds .*; it must be one class, and not the tar"):
+            read_metapoison(tmp_path / "wrong.pkl", IMAGES, LABELS, epsilon=8 / 255)
     dump(tmp_path / "other.pkl", {"xtrain": 1})
     with pytest.raises(ValueError, match=r"is not a MetaPoison package; xtrain, ytrain"):
         read_metapoison(tmp_path / "other.pkl", IMAGES, LABELS)
@@ -400,6 +415,9 @@ def test_bullseye_file_comes_back_normalised(tmp_path):
     np.testing.assert_allclose(np.stack([tensor for tensor, _ in content["poison"]]), wanted, atol=1e-5)
     with pytest.raises(ValueError, match=r"poison \d differs by \d+ levels from training image"):
         read_bullseye(tmp_path / "poison.pth", IMAGES, LABELS, search=False)
+    gray = Poison(POISONS[..., :1], LABELS[INDEX], INDEX, 1)
+    with pytest.raises(ValueError, match="mean has 3 numbers for images of 1 channels"):
+        write_bullseye(tmp_path / "gray.pth", gray)
     dump(tmp_path / "other.pth", {"poison": []})
     with pytest.raises(ValueError, match=r"is not a file of Bullseye Polytope; poison and idx are needed$"):
         read_bullseye(tmp_path / "other.pth", IMAGES, LABELS)

@@ -106,6 +106,10 @@ def test_targets_are_never_of_the_base_class():
         assert drawn == [3 - base] * 6
 
 
+def test_a_patch_that_is_a_size_is_an_option():
+    assert attack_of("linear_noise(patch=4)")[1] == {"patch": 4}
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
@@ -138,6 +142,9 @@ def test_targets_are_never_of_the_base_class():
         ),
         ("bullseye(end_to_end=2)", r"^end_to_end=2; it must be True, the outputs of all blocks, or False$"),
         ("narcissus(end_to_end=True)", r"takes no option 'end_to_end'"),
+        ("gradient_matching(decay='no')", r"^decay='no'; it must be True or False$"),
+        ("gradient_matching(base=2.5)", r"^base is 2\.5; it must be a whole number$"),
+        ("sleeper_agent(patch=3)", r"^attack 'sleeper_agent' takes no option 'patch'"),
         ("badnets(epsilon=8)", r"^epsilon is 8; it must be from 1/255 to 1, in units of \[0, 1\]$"),
     ],
 )

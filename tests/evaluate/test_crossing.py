@@ -84,6 +84,7 @@ def test_parts_of_a_purifier():
     assert (both[1].at(2).timestep, both[1].at(2).steps) == (2, 1)
     assert both[1].possible([30, 1000, 1001]) == [30, 1000] and both[0].possible([5000]) == [5000]
     assert parts(Diffusion(noise, timestep=900))[0].grid() == [225, 450, 675, 900]
+    assert parts(Diffusion(noise, timestep=300, trained=300))[0].grid() == [75, 150, 225, 300]
     assert parts(Diffusion(noise, timestep=20))[0].at(30).steps is None
     (repeated,) = parts(repeat(chain(langevin, diffusion), 5))
     assert (repeated.name, repeated.own, repeated.at(2).count) == ("repetitions", 5, 2)

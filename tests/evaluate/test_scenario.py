@@ -394,7 +394,7 @@ def test_a_surrogate_needs_the_classes_of_the_training_set(tiny, tmp_path):
         (("pattern(",), (), "not of the form"),
         (("pattern(3)",), (), "options are written name=value"),
         ((ATTACK,), ("jpeg", "gauss"), "unknown purifier 'gauss'"),
-        ((ATTACK,), ("jpeg(quality=0)",), "quality=0; JPEG accepts 1 to 95"),
+        ((ATTACK,), ("jpeg(quality=0)",), "quality=0; JPEG accepts whole numbers from 1 to 95"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_written(attacks, defences, message, tiny, tmp_path):

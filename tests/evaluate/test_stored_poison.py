@@ -70,6 +70,36 @@ def test_every_format_is_read(tmp_path):
         stored(images, labels, jax.random.key(0), path=str(tmp_path / "folder"), epsilon=4 / 255)
 
 
+def test_our_own_files_must_fit_the_training_set(tmp_path):
+    images, labels = np.zeros((6, 8, 8, 1), np.uint8), np.arange(6, dtype=np.int32) % 3
+    how = {"norm": "linf", "epsilon": 4 / 255}
+    for name, poison, message in (
+        ("other", Poison(images[:1] + np.uint8(9), labels[:1], np.array([2]), 1, None, how), "differs by 9 levels"),
+        ("beyond", Poison(images[:1], labels[:1], np.array([6]), 1, None, how), "base index 6 is out of range"),
+        ("shape", Poison(np.zeros((1, 9, 9, 1), np.uint8), labels[:1], np.array([2]), 1, None, how), "do not match"),
+    ):
+        save_poison(tmp_path / f"{name}.npz", poison)
+        with pytest.raises(ValueError, match=message):
+            stored(images, labels, jax.random.key(0), path=str(tmp_path / f"{name}.npz"))
+
+
+def test_damaged_files_are_one_clear_line(tmp_path):
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 200, (2, 8, 8, 1)).astype(np.uint8), np.zeros(2, np.int32)
+    save_poison(tmp_path / "whole.npz", Poison(images, labels, np.arange(2), 1))
+    whole = np.frombuffer((tmp_path / "whole.npz").read_bytes(), np.uint8)
+    refused = 0
+    for _ in range(200):
+        damaged = whole.copy()
+        damaged[random.integers(0, len(whole), 3)] = random.integers(0, 256, 3)
+        (tmp_path / "damaged.npz").write_bytes(damaged.tobytes())
+        try:
+            stored(images, labels, jax.random.key(0), path=str(tmp_path / "damaged.npz"))
+        except ValueError as error:
+            refused += "\n" not in str(error)
+    assert refused > 100
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

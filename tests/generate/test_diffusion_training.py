@@ -133,6 +133,8 @@ def test_divergence_is_an_error(digits):
         ({"ema_decay": 1.0}, "ema_decay=1.0; it must be between 0 and 1, or None"),
         ({"steps": -1}, "steps=-1"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"warmup": -3}, "warmup=-3; it must be at least 0"),
+        ({"learning_rate": -1.0}, r"learning_rate=-1.0; it must be a number above 0"),
     ],
 )
 def test_refusals(options, message):

@@ -266,6 +266,10 @@ def test_learning_rates(options, rates):
         ({"schedule": "linear"}, "schedule='linear'; known: drops, cosine"),
         ({"steps": -1}, "steps=-1"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"data_noise": -1.0}, "data_noise=-1.0; it must be at least 0"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan; it must be a number above 0"),
+        ({"temperature": 0.0}, "temperature=0.0; it must be a number above 0"),
+        ({"drops": (0.5, 2.0)}, r"drops=\(0.5, 2.0\); they are shares"),
     ],
 )
 def test_refusals(options, message):

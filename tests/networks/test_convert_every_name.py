@@ -44,6 +44,22 @@ def test_wrong_missing_and_left_over_tensors_are_refused(name):
     assert tensor in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [
+        ("unet2d", "down_blocks.0.resnets.1."),
+        ("unet2d", "down_blocks.4.attentions.0.group_norm.weight"),
+        ("conv_energy", "f.8."),
+    ],
+)
+def test_absent_tensors_that_tell_the_structure_are_called_missing(name, prefix):
+    arrays = tensors(name)
+    absent = sorted(tensor for tensor in arrays if tensor.startswith(prefix))
+    with pytest.raises(ValueError, match="left-over tensors: none") as error:
+        from_torch(name, {tensor: array for tensor, array in arrays.items() if tensor not in absent})
+    assert absent and f"missing tensors: {', '.join(absent)};" in str(error.value)
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_tensors_that_tell_the_widths_are_refused_by_name(name):
     arrays = tensors(name)
@@ -65,6 +81,7 @@ def test_files_and_options_that_cannot_be_used_are_one_clear_line(tmp_path):
         (lambda: from_torch("unet2d", arrays, config=tmp_path / "absent.json"), "is not a readable JSON file"),
         (lambda: from_torch("unet2d", arrays, config=tmp_path / "config.json"), "is not a readable JSON file"),
         (lambda: from_torch("hlb_s", tensors("hlb_s"), colour=3), "colour"),
+        (lambda: from_torch("hlb_s", {"0.weight": "text"}), "tensor 0.weight is no array of numbers"),
     ):
         with pytest.raises(ValueError, match=message) as error:
             call()

@@ -52,9 +52,9 @@ def test_an_empty_chain_changes_nothing():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="count=0; it must be at least 1"):
+    with pytest.raises(ValueError, match="count=0; it must be a whole number of at least 1"):
         repeat(Identity(), 0)
-    with pytest.raises(ValueError, match="count=-1; it must be at least 1"):
+    with pytest.raises(ValueError, match="count=-1; it must be a whole number of at least 1"):
         Average(Identity(), -1)
     with pytest.raises(ValueError, match="kind='mode'; known: mean, median"):
         Average(Identity(), 2, "mode")

@@ -153,10 +153,12 @@ def test_fewer_steps_spread_evenly_without_repeating_a_level(noises):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"timestep": 0}, "timestep=0; this schedule accepts 1 to 1000"),
-        ({"timestep": 1001}, "timestep=1001; this schedule accepts 1 to 1000"),
-        ({"timestep": 1000, "compat": True}, "timestep=1000; this schedule accepts 1 to 999"),
-        ({"timestep": 50, "steps": 51}, "steps=51; timestep=50 accepts 1 to 50"),
+        ({"timestep": 0}, "timestep=0; this schedule accepts whole numbers from 1 to 1000"),
+        ({"timestep": 80, "trained": 75}, "timestep=80; these weights were trained up to timestep 75"),
+        ({"timestep": 50, "steps": True}, "steps=True; timestep=50 accepts whole numbers from 1 to 50"),
+        ({"timestep": 1001}, "timestep=1001; this schedule accepts whole numbers from 1 to 1000"),
+        ({"timestep": 1000, "compat": True}, "timestep=1000; this schedule accepts whole numbers from 1 to 999"),
+        ({"timestep": 50, "steps": 51}, "steps=51; timestep=50 accepts whole numbers from 1 to 50"),
         ({"steps": 0}, "steps=0"),
         ({"steps": -1}, "steps=-1"),
         ({"sampler": "euler"}, "sampler='euler'; known: ancestral, ddim"),

@@ -46,7 +46,7 @@ def test_values_outside_of_the_range_saturate():
 
 def test_refusals():
     for quality in (0, 96):
-        with pytest.raises(ValueError, match=f"quality={quality}; JPEG accepts 1 to 95"):
+        with pytest.raises(ValueError, match=f"quality={quality}; JPEG accepts whole numbers from 1 to 95"):
             Jpeg(quality)
     with pytest.raises(ValueError, match="JPEG needs 1 or 3 channels, the images have 4"):
         Jpeg()(image_keys(jax.random.key(0), jnp.arange(1)), jnp.zeros((1, 8, 8, 4)))

@@ -78,7 +78,7 @@ def test_chains_on_a_gaussian_have_the_exact_mean_and_variance():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": -1}, "steps=-1; a chain has 0 or more steps"),
+        ({"steps": -1}, "steps=-1; a chain has a whole number of steps, 0 or more"),
         ({"step_size": 0.0}, "step_size=0.0; it must be a number greater than 0"),
         ({"step_size": float("nan")}, "step_size=nan"),
         ({"temperature": -1e-4}, "temperature=-0.0001; it must be a number greater than 0"),

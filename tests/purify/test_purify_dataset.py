@@ -1,5 +1,6 @@
 """A data set through a purifier: the same bytes for any batch size, number of devices, and after a kill."""
 
+import inspect
 import json
 import os
 import signal
@@ -296,6 +297,11 @@ def test_refusals(stored):
         purify(Identity(), stored[:4], key=KEY, index=np.arange(3))
     with pytest.raises(ValueError, match=r"made images \(4, 8, 1\) of \(8, 8, 1\)"):
         purify(Halve(), stored[:4], key=KEY)
+    with pytest.raises(ValueError, match="the purifier made uint8 images; it must make floating-point ones"):
+        purify(lambda keys, images: (255 * images).astype(jnp.uint8), stored[:4], key=KEY)
+    for index in (np.array([0, 1, 2, 2**32]), np.array([-1, 0, 1, 2]), np.arange(4) / 2):
+        with pytest.raises(ValueError, match="index holds other values than whole numbers from 0 to"):
+            inspect.unwrap(purify)(Identity(), stored[:4], key=KEY, index=index)
 
 
 def test_images_of_another_type_are_refused_in_one_line(stored, monkeypatch):

@@ -192,8 +192,9 @@ def test_epochs_are_fresh_orders_of_full_batches():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "epochs=0, batch_size=128; both must be at least 1"),
+        ({"epochs": 0}, "epochs=0; it must be at least 1"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"learning_rate": -0.1}, "learning_rate=-0.1; it must be a number above 0"),
         ({"label_smoothing": 1.0}, "label_smoothing=1.0; it must be in"),
         ({"dtype": "float16"}, "dtype='float16'; known: float32, bfloat16"),
     ],
