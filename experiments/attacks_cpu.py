@@ -37,13 +37,15 @@ diffusion (`--defences ddpm`, 15 minutes more) 3.
 did other work: 29.6, 77.2, 15.6 and 40.3 %; `--defences ebm`, as long: 89.6, 70.7, 38.6 and 99.0 %.
 On an AMD EPYC (23 November 2026): `--group triggered --attacks sleeper_agent --defences none`, 75 minutes of two cores
 that also did other work: 31.2 ± 5.4 % of triggered images, on clean victims 4.2 (published, ResNet-18 at 16/255 with 1
-% of CIFAR-10: 85, mean of pairs of classes); `--defences ddpm`, 25 minutes: 23.8 ± 4.8 %. `--group targeted --attacks
-random_noise --defences none`, half an hour: none of ten targets. Not run yet: Sleeper Agent behind the EBM, random
-noise behind both, and MetaPoison, whose setting is a first guess. On seeds 100 and 101, which are not reported,
-`augment=4` with `inner_rate` 0.1, or 0.01 or 0.001 and criterion xent (60 steps, one fully trained network) made four
-poisons without a hit: two unrolled steps of 0.01 on the poisons alone already take this surrogate to a loss of 4e-5,
-which says little of a victim. Surrogates that stop earlier (`stagger`) are to be tried next. The label-consistent
-backdoor is made on a plain surrogate, the published one on a robust one.
+% of CIFAR-10: 85, mean of pairs of classes); `--defences ddpm`, 25 minutes: 23.8 ± 4.8 %. `--defences ebm`, 40 minutes
+of two cores that also did other work: 22.0 ± 3.2 %. `--group targeted --attacks random_noise`, an hour and a quarter of
+two cores that also did other work: none of ten targets, undefended and behind both. `--group transfer --attacks
+metapoison`, ten minutes of a core shared with another grid: 2 of 10 targets undefended, 1 behind the EBM, none behind
+diffusion; one of the two fools clean victims as well. Not run yet: `--group unrolled`, MetaPoison from scratch. On
+seeds 100 and 101, which are not reported, six poisons hit nothing: with one fully trained network `inner_rate` 0.1, or
+0.01 or 0.001 and criterion xent (two unrolled steps of 0.01 on the poisons alone already take it to a loss of 4e-5,
+which says little of a victim), with two that stop after 3 and 6 of 10 epochs, as the group has it now, losses of 0.48
+and 0.05. The label-consistent backdoor is made on a plain surrogate, the published one on a robust one.
 """
 
 import dataclasses
