@@ -7,7 +7,9 @@ Every network is trained once on the public images. Victims train a new last lay
 which on the diagonal is the attacker's own. A seed is a target class, a target image, a poison and a victim. Rows are
 appended to experiments/results/transfer_matrix.jsonl; those present are skipped.
 
-Receipt: not run yet.
+Receipt (23 November 2026), on one core of an AMD EPYC that other grids used as well: about an hour, most of it the
+training of HLB-S on the public images. On the diagonal every target is hit; off it one at most that does not fool
+victims trained on clean data too. A single network is the attacker's weakest form (published: ensembles of six).
 """
 
 import dataclasses
