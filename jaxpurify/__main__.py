@@ -1,8 +1,6 @@
 """`python -m jaxpurify` is the `jaxpurify` command."""
 
-import sys
-
-from jaxpurify.cli.main import main
+from jaxpurify.cli.main import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -133,5 +133,5 @@ ATTACKS: dict[str, Attack] = {
 def named_attack(name: str) -> Attack:
     """The attack called `name`; ValueError lists the known names."""
     if name not in ATTACKS:
-        raise ValueError(f"attack is {name!r}; known: {', '.join(ATTACKS)}")
+        raise ValueError(f"attack is {name!r}; known: {', '.join(ATTACKS)}, stored")
     return ATTACKS[name]

@@ -29,7 +29,7 @@ def check_dataset(images: StoredImages, labels: StoredLabels) -> None:
 def check_target(target: int, labels: StoredLabels) -> None:
     """Raises ValueError unless `target` is the label of at least one example."""
     if not np.any(labels == target):
-        raise ValueError(f"target is {target}; the labels of this data are {_span(labels)}")
+        raise ValueError(f"target is {target!r}; the labels of this data are {_span(labels)}")
 
 
 def check_whole(**values: Any) -> None:

@@ -136,6 +136,8 @@ def checked_scenario(options: Options) -> Any:
         shape = load_source(scenario.protocol.train).images.shape[1:]
         for spec in defences:
             make_purifier(spec, shape)
+    if defences and not scenario.attacks:
+        raise ValueError(f"--defence {defences[0]} without an attack; --attack names what it defends against")
     return scenario
 
 

@@ -60,6 +60,16 @@ def main(arguments: list[str] | None = None) -> int:
         return exit.code if isinstance(exit.code, int) else int(exit.code is not None)
 
 
+def run() -> None:
+    """The console command. An interrupt leaves at once: threads of XLA that still compile must not meet an exit."""
+    status = main()
+    if status == 130:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 def _prepare_jax() -> None:
     """Sets what JAX reads from the environment when it is imported, where the user has not set it.
 

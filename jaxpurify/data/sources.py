@@ -85,6 +85,7 @@ def check_save(dataset: Dataset, destination: Path, *, force: bool = False) -> N
 
 def parse_source(source: str) -> tuple[str, str, slice]:
     """Splits `kind:rest[a:b]` into the kind, the rest and the slice; raises `ValueError` for what it is not."""
+    source = str(source)
     match = _SLICE.search(source)
     bare = source[: match.start()] if match else source
     kind, colon, rest = bare.partition(":")

@@ -58,6 +58,11 @@ def predict(
     return np.concatenate(jax.device_get(predictions))[: len(images)]
 
 
+@jax.jit  # which remembers that it traced a classifier of this structure
+def _logits(classifier, images):
+    return classifier(images)
+
+
 @jax.jit
 def _predict(classifier, images):
     return jnp.argmax(classifier(to_float(images)), -1).astype(jnp.int32)
@@ -108,13 +113,17 @@ def poison_success(
       batch_size, mesh: as in `predict`.
 
     Raises:
-      ValueError: every image is of the target class, or as in `predict`.
+      ValueError: every image is of the target class, the classifier has no such class, or as in `predict`.
 
     The published evaluation (PureGen, arXiv:2405.18627) averages batch means, which weighs a short last batch
     too much, and its "average" and "max" are over attacks on different target classes: one call of this is
     one of those.
     """
     _check_labels(images, labels)
+    classes = _logits.eval_shape(as_operand(classifier), jax.ShapeDtypeStruct((1, *images.shape[1:]), "float32"))
+    whole = isinstance(target, int | np.integer) and not isinstance(target, bool)
+    if not whole or not 0 <= target < classes.shape[-1]:
+        raise ValueError(f"target is {target!r}; the classifier has the classes 0 … {classes.shape[-1] - 1}")
     predictions = predict(classifier, images, batch_size=batch_size, mesh=mesh)
     return success(predictions, labels, target)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import functools
 import hashlib
+import re
 from typing import Any
 
 import jax
@@ -136,6 +137,9 @@ def _stage(part: Spec, shape: Shape) -> Purifier:
     try:
         return PURIFIERS[part.name](shape, *part.positional, **part.options)
     except TypeError as error:
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown:
+            raise ValueError(f"purifier {part.name!r} takes no option {unknown[1]!r}") from None
         raise ValueError(f"purifier {part.name!r}: {str(error).removeprefix('_' + part.name + '() ')}") from None
 
 

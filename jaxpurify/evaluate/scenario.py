@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 from jaxpurify.evaluate.crafting import attack_of
@@ -63,6 +64,8 @@ class Scenario:
 
     def __post_init__(self):
         object.__setattr__(self, "trigger_scale", float(self.trigger_scale))  # 2 and 2.0 are one row
+        if not 0 < self.trigger_scale < math.inf:
+            raise ValueError(f"trigger_scale={self.trigger_scale}; it must be a number above 0")
         for name in ("attacks", "defences"):
             object.__setattr__(self, name, tuple(map(canonical, getattr(self, name))))
         if self.surrogate_defence:

@@ -105,7 +105,8 @@ def blocks(rows: Iterable[Mapping[str, Any]]) -> list[Block]:
     for (protocol, data, victim, training), settings, members in told_apart(split(rows, block_key), "settings"):
         attacks = dict(split(members, _attack_key))
         clean: tuple[Any, ...] = (NONE, None, None, None, (), "")
-        parts = told_apart(list({clean: attacks.pop(clean, []), **attacks}.items()), "made with")
+        attacks = {clean: _once(attacks.pop(clean, [])), **attacks}
+        parts = told_apart(list(attacks.items()), "made with")
         groups = tuple(
             Group(*key, circumstances=tuple(filter(None, (*said, made))), lines=lines(group))
             for (*key, said), made, group in parts
@@ -201,6 +202,12 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> tuple[Line, ...]:
         )
         for (defence, adaptive, control), weights, members in parts
     )
+
+
+def _once(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """One row a clean victim: its rows of other trigger strengths or targets are the same victim."""
+    victims = {(row["seed"], (row.get("config") or {}).get("victim_seed"), _line_key(row)): row for row in rows}
+    return list(victims.values())
 
 
 def _line_key(row: Mapping[str, Any]) -> tuple[Any, ...]:

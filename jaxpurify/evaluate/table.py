@@ -28,13 +28,13 @@ from jaxpurify.records import Summary
 COLUMNS = ("Natural accuracy", "Poison success", "Highest run", "Worst class", "Clean floor", "Excess")
 WIDE = 100  # characters; where there are fewer, names of attacks and defences need the room of a column
 HIGHEST = "Highest run: the run (its target class) with the highest success. "
+WITHOUT = "Without the poison: the same trigger or target on a victim trained on clean data behind the defence. "
 LEGEND = (
     "Percent, mean ± standard error over n runs (a seed and a victim each; no error at n = 1). Poison success: of all "
     "triggered test images, or of the target images, where Wilson's 95 % interval in brackets takes the error's place. "
     f"{HIGHEST}Worst class: the true class of test images with the highest success, averaged over runs. Clean floor: "
     "the same trigger or target on a victim trained on clean data. Excess: success above that floor, in percentage "
-    "points. Without the poison: the same trigger or target on a victim trained on clean data behind the defence. "
-    "Adaptive: the attacker knew the defence. –: has no meaning here or was not measured."
+    f"points. {WITHOUT}Adaptive: the attacker knew the defence. –: has no meaning here or was not measured."
 )
 
 
@@ -53,7 +53,8 @@ def results_table(rows: Iterable[Mapping[str, Any]], *, width: int = 120) -> Tab
     table.collapse_padding = True
     table.title = Text(_heading(found[0])) if len(found) == 1 else Text(f"{len(found)} settings")
     shown = [place for place, name in enumerate(COLUMNS) if width >= WIDE or name != "Highest run"]
-    table.caption = Text(LEGEND if width >= WIDE else LEGEND.replace(HIGHEST, ""))
+    legend = _legend(found)
+    table.caption = Text(legend if width >= WIDE else legend.replace(HIGHEST, ""))
     table.add_column("Attack / defence", overflow="fold")
     table.add_column("Adap-\ntive", justify="center")
     for place in shown:
@@ -92,8 +93,8 @@ def plain_text(table: Table, *, width: int = 120) -> str:
 def markdown_table(rows: Iterable[Mapping[str, Any]]) -> str:
     """The same table as GitHub Markdown, one table for every protocol, data set and victim."""
     names = ("Attack", "ε", "Poisons", "Labels", "Defence", "Adaptive", *COLUMNS, "n")
-    lines = []
-    for block in blocks(rows):
+    lines, found = [], blocks(rows)
+    for block in found:
         lines += [f"**{_markdown(_heading(block))}**", ""]
         lines += [_join(names), _join(["---"] * 4 + ["---", ":-:"] + ["--:"] * (len(COLUMNS) + 1))]
         for group in block.groups:
@@ -108,12 +109,19 @@ def markdown_table(rows: Iterable[Mapping[str, Any]]) -> str:
                 start = (attack, *budget, labels, defence, adaptive_text(line, group))
                 lines.append(_join((*start, *numbers, _runs_text(line))))
         lines.append("")
-    return "\n".join([*lines, LEGEND, ""])
+    return "\n".join([*lines, _legend(found), ""])
 
 
 def html_table(rows: Iterable[Mapping[str, Any]]) -> str:
     """The same table as HTML for the report: one table a setting, one header row an attack, cards on a phone."""
-    return "".join(_html_block(block) for block in blocks(rows)) + f'<p class="legend">{escape(LEGEND)}</p>'
+    found = blocks(rows)
+    return "".join(map(_html_block, found)) + f'<p class="legend">{escape(_legend(found))}</p>'
+
+
+def _legend(found: list[Block]) -> str:
+    """What the columns mean, and the control where there is one."""
+    control = any(line.control for block in found for group in block.groups for line in group.lines)
+    return LEGEND if control else LEGEND.replace(WITHOUT, "")
 
 
 def _html_block(block: Block) -> str:

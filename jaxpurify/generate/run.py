@@ -61,6 +61,8 @@ def run(
       TrainingDiverged: still unhealthy after the retries; names the step and the last good checkpoint.
       ValueError: `directory` holds checkpoints of other images, another key or another recipe.
     """
+    if images.dtype != np.uint8:
+        raise ValueError(f"images are {images.dtype}; stored images must be uint8 [N, H, W, C]")
     state = jax.tree.map(jnp.array, state)
     kept = None if directory is None else _Kept(Path(directory), images, key, recipe)
     if kept is not None:

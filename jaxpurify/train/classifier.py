@@ -104,6 +104,8 @@ def train_classifier(
         raise ValueError(f"stop_after={stop_after}; it must be 0 to the recipe's {recipe.epochs} epochs")
     if mesh is not None and recipe.batch_size % mesh.size:
         raise ValueError(f"batch_size={recipe.batch_size} is no multiple of the {mesh.size} devices")
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise ValueError(f"images are {images.dtype} {images.shape}; stored images must be uint8 [N, H, W, C]")
     if labels.shape != images.shape[:1]:
         raise ValueError(f"labels have the shape {labels.shape} for {len(images)} images; give one of each an image")
     check_labels(model, images.shape[1:], labels)
@@ -132,6 +134,8 @@ def train_classifier(
 
 def check_labels(model: nnx.Module, shape: tuple[int, ...], labels: Integer[np.ndarray, "..."]) -> None:
     """Raises `ValueError` unless all `labels` are classes of `model`, which takes images of `shape` [H, W, C]."""
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels are {labels.dtype}; they must be whole numbers")
     classes = _logits.eval_shape(freeze(model), jax.ShapeDtypeStruct((1, *shape), "float32")).shape[-1]
     if labels.size and not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"labels span {labels.min()} … {labels.max()}; the model has the classes 0 … {classes - 1}")

@@ -60,6 +60,8 @@ def train_population(
     count = images.shape[1]
     if not len(models) == len(images) == len(labels) == len(keys) or not models:
         raise ValueError(f"{len(models)} models, {len(images)} image sets, {len(labels)} label sets, {len(keys)} keys")
+    if images.dtype != np.uint8 or images.ndim != 5:
+        raise ValueError(f"images are {images.dtype} {images.shape}; stored sets must be uint8 [R, N, H, W, C]")
     if labels.shape != images.shape[:2]:
         raise ValueError(f"labels have the shape {labels.shape}, images {images.shape}; give one label an image")
     optimizer = recipe.optimizer(count)

@@ -1,6 +1,7 @@
 """The weights that come with the package, each with a card of how it was made."""
 
 import importlib.resources
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ def load_weights(name: str) -> tuple[Frozen, dict[str, Any]]:
     Raises:
       ValueError: neither a bundled name nor a readable file.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise ValueError(f"weights are {name!r}; a file or one of {', '.join(BUNDLED)} is needed, in quotes")
     if name in BUNDLED:
         return load_network(bundled_path(name))
     if not Path(name).is_file():

@@ -62,6 +62,8 @@ def shown_refusal(arguments, capsys):
         (("--protocol", "small", "--attack", "badnets(many=3)"), "known: target, count"),
         (("--protocol", "small", "--defence", "jpeg(quality=0)"), "quality=0"),
         (("--protocol", "small", "--defence", "jpeg", "blur"), "blur"),
+        (("--protocol", "small", "--defence", "jpeg"), "--defence jpeg without an attack"),
+        (("--protocol", "small", "--attack", "badnets(count=9)", "--trigger-scale", "-1"), "trigger_scale=-1.0"),
         (("--protocol", "small", "--seeds", "0"), "seeds 0"),
         (("--protocol", "small", "--seed", "-1"), "seed -1"),
         (("--preset", "demo", "--seed", str(2**32 - 1)), f"seed {2**32 + 1} is out of range"),

@@ -154,3 +154,14 @@ def test_counts_of_nothing_are_not_a_number():
 def test_bad_input_is_one_clear_line(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("target", [10, -3, 70])
+def test_a_target_that_the_classifier_does_not_know_is_refused(target):
+    def seven(images):
+        return jax.nn.one_hot(jnp.full(len(images), 7), 10)
+
+    images, labels = np.zeros((4, 8, 8, 1), np.uint8), np.arange(4)
+    assert poison_success(seven, images, labels, target=7).fraction == 1
+    with pytest.raises(ValueError, match=f"^target is {target}; the classifier has the classes 0 … 9$"):
+        poison_success(seven, images, labels, target=target)

@@ -171,7 +171,7 @@ def test_the_schedule_is_that_of_the_weights_unless_the_spec_says_otherwise(far_
         ("repeat(5, 3)", "purifier 5 inside of another one; it is written in quotes"),
         ("average(5)", "purifier 5 inside of another one; it is written in quotes"),
         ("filt(3)", "purifier 3 inside of another one; it is written in quotes"),
-        ("langevin(stepz=3)", "purifier 'langevin': .*stepz"),
+        ("langevin(stepz=3)", "purifier 'langevin' takes no option 'stepz'"),
         ("langevin(150)", "purifier 'langevin': .*positional"),
         ("jpeg(quality=100)", "quality=100; JPEG accepts whole numbers from 1 to 95"),
         ("jpeg('high')", "quality"),

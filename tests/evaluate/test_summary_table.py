@@ -82,6 +82,16 @@ def test_attackers_in_other_circumstances_are_not_averaged_together():
     assert [group.lines[0].runs for group in first.groups[1:]] == [2, 1, 1, 1, 1, 1]
 
 
+def test_a_clean_victim_counts_once_whatever_the_trigger():
+    rows = [row(attack="none", seed=seed) for seed in (0, 1)]
+    again = [
+        {**each, "run_id": f"{number}", "config": each["config"] | {"trigger_scale": 2.0}}
+        for number, each in enumerate(rows)
+    ]
+    (block,) = blocks(rows + again)
+    assert block.groups[0].lines[0].runs == 2
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [

@@ -5,6 +5,7 @@ import dataclasses
 from flax import nnx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -227,6 +228,15 @@ def test_labels_are_one_an_image(digits, count):
     images, labels = digits
     with pytest.raises(ValueError, match=r"^labels have the shape \(\d+,\) for \d+ images; give one of each an image$"):
         train_classifier(Small(), images[:60], np.resize(labels, 60 + count), KEY, recipe=RECIPE)
+
+
+def test_images_that_are_not_stored_ones_are_refused(digits, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    images, labels = digits[0][:60], digits[1][:60]
+    with pytest.raises(ValueError, match=r"^images are float64 \(60, 8, 8, 1\); stored images must be uint8"):
+        train_classifier(Small(), images / 255, labels, KEY, recipe=RECIPE)
+    with pytest.raises(ValueError, match=r"^labels are float64; they must be whole numbers$"):
+        train_classifier(Small(), images, labels + 0.5, KEY, recipe=RECIPE)
 
 
 @pytest.mark.parametrize("label", [-1, 10])
