@@ -112,7 +112,7 @@ def test_restarts_side_by_side_or_one_after_another_are_the_same(surrogate, digi
         assert (np.abs(other.images.astype(int) - results[0].images) > 1).mean() < 0.01
 
 
-@pytest.mark.parametrize(("restarts", "together", "devices"), [(4, None, 4), (4, 2, 2), (6, None, 2), (3, None, 1)])
+@pytest.mark.parametrize(("restarts", "together", "devices"), [(4, None, 4), (4, 2, 2), (6, None, 3), (3, None, 3)])
 def test_devices_share_restarts(surrogate, digits, targets, monkeypatch, restarts, together, devices):
     options = {"steps": 3, "restarts": restarts, "restarts_together": together}
     options |= {"augment": ContinuousShift(1, fill=0.0, flip=False)}

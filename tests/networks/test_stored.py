@@ -93,7 +93,7 @@ def test_damaged_files_are_refused(saved, tmp_path):
     with pytest.raises(ValueError, match="no weights at"):
         load_network(tmp_path / "absent.safetensors")
     save_file(tensors, path)
-    with pytest.raises(ValueError, match="does not say which network it belongs to; load published weights"):
+    with pytest.raises(ValueError, match="does not say which network it belongs to; read published weights"):
         load_network(path)
     for header in ({"network": "conv_energy"}, {"network": "conv_energy", "options": "{", "card": "{}"}):
         save_file(tensors, path, header)
