@@ -15,6 +15,7 @@ from jaxpurify.evaluate.statistics import mean_and_error as mean_and_error
 from jaxpurify.evaluate.statistics import perturbation_survival as perturbation_survival
 from jaxpurify.evaluate.statistics import psnr as psnr
 from jaxpurify.evaluate.statistics import wilson_interval as wilson_interval
+from jaxpurify.networks.freeze import class_count
 from jaxpurify.sharding import replicate, shard
 from jaxpurify.struct import as_operand
 from jaxpurify.types import StoredImages
@@ -56,11 +57,6 @@ def predict(
     if not predictions:
         return np.zeros(0, np.int32)
     return np.concatenate(jax.device_get(predictions))[: len(images)]
-
-
-@jax.jit  # which remembers that it traced a classifier of this structure
-def _logits(classifier, images):
-    return classifier(images)
 
 
 @jax.jit
@@ -120,10 +116,10 @@ def poison_success(
     one of those.
     """
     _check_labels(images, labels)
-    classes = _logits.eval_shape(as_operand(classifier), jax.ShapeDtypeStruct((1, *images.shape[1:]), "float32"))
+    classes = class_count(as_operand(classifier), images.shape[1:])
     whole = isinstance(target, int | np.integer) and not isinstance(target, bool)
-    if not whole or not 0 <= target < classes.shape[-1]:
-        raise ValueError(f"target is {target!r}; the classifier has the classes 0 … {classes.shape[-1] - 1}")
+    if not whole or not 0 <= target < classes:
+        raise ValueError(f"target is {target!r}; the classifier has the classes 0 … {classes - 1}")
     predictions = predict(classifier, images, batch_size=batch_size, mesh=mesh)
     return success(predictions, labels, target)
 

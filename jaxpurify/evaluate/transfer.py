@@ -61,7 +61,7 @@ def transfer_matrices(rows: Iterable[Mapping[str, Any]]) -> list[Matrix]:
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     said = tuple(text for text in circumstances(row) if not text.startswith("made on "))
     names = ("settings", "fine_tuning", "attacker_weights", "file", "weights")
-    other = digest(row, *names, without=("network", "options", "victim"))
+    other = digest(row, *names, without=("network", "options"))
     return (*(row[name] for name in ("attack", "defence", "protocol", "data")), said, other)
 
 

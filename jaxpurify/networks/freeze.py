@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from flax import nnx
+import jax
 
 from jaxpurify.struct import static, struct
 from jaxpurify.types import PyTree
@@ -56,3 +57,13 @@ def freeze(model: nnx.Module) -> Frozen:
     view = nnx.view(model, deterministic=True, use_running_average=True, raise_if_not_found=False)
     graphdef, state = nnx.split(view)
     return Frozen(nnx.as_pure(state), graphdef)
+
+
+def class_count(classifier: Any, shape: tuple[int, ...]) -> int:
+    """How many logits `classifier` gives for images of `shape` [H, W, C]; a structure that was traced is remembered."""
+    return _logits.eval_shape(classifier, jax.ShapeDtypeStruct((1, *shape), "float32")).shape[-1]
+
+
+@jax.jit
+def _logits(classifier, images):
+    return classifier(images)

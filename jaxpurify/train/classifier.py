@@ -13,7 +13,7 @@ import optax
 
 from jaxpurify import loop
 from jaxpurify.data.image import to_float
-from jaxpurify.networks.freeze import Frozen, freeze
+from jaxpurify.networks.freeze import Frozen, class_count, freeze
 from jaxpurify.random import image_keys, named
 from jaxpurify.sharding import BATCH_AXES, on_shares, replicate, shard
 from jaxpurify.struct import as_operand
@@ -136,14 +136,9 @@ def check_labels(model: nnx.Module, shape: tuple[int, ...], labels: Integer[np.n
     """Raises `ValueError` unless all `labels` are classes of `model`, which takes images of `shape` [H, W, C]."""
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels are {labels.dtype}; they must be whole numbers")
-    classes = _logits.eval_shape(freeze(model), jax.ShapeDtypeStruct((1, *shape), "float32")).shape[-1]
+    classes = class_count(freeze(model), shape)
     if labels.size and not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"labels span {labels.min()} … {labels.max()}; the model has the classes 0 … {classes - 1}")
-
-
-@jax.jit  # which remembers that it traced a network of this structure
-def _logits(classifier, images):
-    return classifier(images)
 
 
 def frozen_classifier(graphdef: nnx.GraphDef, state: TrainState) -> Frozen:
