@@ -69,3 +69,16 @@ def by_shares(mesh: Mesh, function: Callable[..., Any], rows: Any, *others: Any)
     specs = (share, *(copied for _ in others))
     # Unchecked: else such gradients would be summed over the devices.
     return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=share, check_vma=False)(rows, *others)
+
+
+def by_columns(mesh: Mesh, function: Callable[..., Any], table: Any, rows: Any, *others: Any) -> Any:
+    """`function(table, rows, *others)` on every device with its share of columns and rows; inside `jit`.
+
+    `table` is split along its second axis and `rows` along the first. The function returns what all devices agree on
+    (`jax.lax.pmean` over `BATCH_AXES`), and its share of a table like the given one.
+    """
+    columns, copied = PartitionSpec(None, BATCH_AXES), PartitionSpec()
+    specs = (columns, PartitionSpec(BATCH_AXES), *(copied for _ in others))
+    # Unchecked, as above: gradients are summed where the function says so.
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=(copied, columns), check_vma=False)
+    return mapped(table, rows, *others)

@@ -18,7 +18,7 @@ from jaxpurify.attack.signed_adam import decayed, project, sign_then_adam
 from jaxpurify.data.image import to_float
 from jaxpurify.data.poison import Poison, Targets
 from jaxpurify.random import named
-from jaxpurify.sharding import by_shares, data_mesh, replicate, shard
+from jaxpurify.sharding import BATCH_AXES, by_columns, by_shares, data_mesh, replicate, shard
 from jaxpurify.struct import static, struct
 from jaxpurify.types import PyTree
 
@@ -54,6 +54,7 @@ class Crafting:
       together: restarts computed side by side on a device, the others after them in the same program; 0: one on CPU,
         where more at once take longer to compile and no less time, all of them elsewhere.
       mesh: the devices that share the restarts; None: one. Set by `advance`.
+      split: the mesh's devices share the rows of every restart instead; set by `targeted.split_over`.
     """
 
     images: UInt8[Array, "rows height width channels"]
@@ -67,6 +68,12 @@ class Crafting:
     optimizer: str = static(default="sign_then_adam")
     together: int = static(default=0)
     mesh: Mesh | None = static(default=None)
+    split: bool = static(default=False)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The mesh axes over which an objective sees a share of the rows only."""
+        return BATCH_AXES if self.split else ()
 
     def float_images(self) -> Float[Array, "rows height width channels"]:
         """The images in [0, 1]."""
@@ -139,6 +146,9 @@ def craft_step(
     rows = (state.delta, keys)
     if crafting.mesh is None:
         values, gradients = _by_groups(rows, objective, crafting)
+    elif crafting.split:
+        own = {name: getattr(crafting, name) for name in ("images", "labels", "index")}
+        values, gradients = by_columns(crafting.mesh, _rows_by_groups, state.delta, own, keys, objective, crafting)
     else:
         values, gradients = by_shares(crafting.mesh, _by_groups, rows, objective, crafting)
     optimizer: Any = crafting.transformation()
@@ -169,6 +179,11 @@ def _by_groups(rows, objective, crafting):
     groups = jax.tree.map(lambda leaf: leaf.reshape(-1, together, *leaf.shape[1:]), (delta, keys))
     _, found = loop.scan(_group, None, restarts // together, *groups, objective, crafting)
     return jax.tree.map(lambda leaf: leaf.reshape(restarts, *leaf.shape[2:]), found)
+
+
+def _rows_by_groups(delta, own, keys, objective, crafting):
+    """`_by_groups` for a share of the rows."""
+    return _by_groups((delta, keys), objective, dataclasses.replace(crafting, **own))
 
 
 def _group(state, index, delta, keys, objective, crafting):

@@ -115,7 +115,8 @@ def gradient_matching(
       transform: keys [B] and poisoned images to images, through which the gradient goes, before `augment`; a
         purifier here makes the attack adaptive. Targets are not purified: they are met after training.
       transform_draws: draws of purifier and augmentation over which the poisons' loss is averaged.
-      mesh: split the poisons over its devices; their number must be a multiple of the devices.
+      mesh: split the poisons over its devices; their number must be a multiple of the devices. The same poisons as on
+        one device up to the order of sums, which the gradient's sign can turn into whole steps.
       progress: called with (finished steps, all steps), those of all targets added up.
 
     Returns:
@@ -178,7 +179,8 @@ def gradient_matching(
         return _aimed(common, aimed[number], criterion, per_target), craftings[number]
 
     if mesh is not None:
-        objective, craftings[0], states[0] = split_over(mesh, *prepare(0), states[0])
+        apart = engine == "two-pass" and match == "all"
+        objective, craftings[0], states[0] = split_over(mesh, *prepare(0), states[0], apart=apart)
         states, values = advance_each(lambda _: (objective, craftings[0]), states, steps, progress=progress)
     else:
         states, values = advance_each(prepare, states, steps, targets_together, progress)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import functools
+import math
 from typing import Any
 
 import jax
@@ -71,7 +72,7 @@ class Matching:
         private = [jax.random.fold_in(named(key, "private"), place) for place in range(len(self.members))]
         size = self.micro_batch
         if self.match == "all" or size is None or size >= len(delta):
-            return self._together(delta, rows, private, size)
+            return self._together(delta, rows, private, size, crafting.axes)
         values, gradients = [], []
         for number, first in enumerate(range(0, len(delta), size)):
             part, of_part = jax.tree.map(lambda leaf, first=first: leaf[first : first + size], (delta, rows))
@@ -82,8 +83,10 @@ class Matching:
         # As published, each mini-batch's loss gives its own rows their gradient; only the report is a mean.
         return jnp.stack(values).mean(), jnp.concatenate(gradients)
 
-    def _together(self, delta, rows, private, micro_batch):
-        """Value and gradient of rows that are matched together, summed over members."""
+    def _together(self, delta, rows, private, micro_batch, axes=()):
+        """Value and gradient of rows that are matched together, over the devices of `axes`, summed over members."""
+        if micro_batch is not None:
+            micro_batch = math.ceil(micro_batch / jax.lax.axis_size(axes))
         seen, pull = delta, lambda gradient: gradient
         if self.view.transform is not None:
             # Outside of the engine: it differentiates twice, which purifiers need not allow.
@@ -91,17 +94,18 @@ class Matching:
             seen, pull = apply_rows(purify, delta, rows, micro_batch=micro_batch)
         value, gradient = jnp.zeros(()), jnp.zeros_like(seen)
         for place, noise_key in enumerate(private):
-            one, slope = self._matched(place, seen, rows, noise_key, micro_batch)
+            one, slope = self._matched(place, seen, rows, noise_key, micro_batch, axes)
             value, gradient = value + one, gradient + slope
         gradient = pull(gradient)
         if self.hidden is None:
             return value, gradient
         distance = HiddenDistance(self.hidden, self.members, self.view)
         distances, pull = apply_rows(distance, delta, rows, micro_batch=micro_batch)
-        slope = pull(jnp.full_like(distances, 1 / len(distances)))
-        return value + self.hidden_weight * distances.mean(), gradient + self.hidden_weight * slope
+        slope = pull(jnp.full_like(distances, 1 / (len(distances) * jax.lax.axis_size(axes))))
+        far = jax.lax.pmean(distances.mean(), axes)
+        return value + self.hidden_weight * far, gradient + self.hidden_weight * slope
 
-    def _matched(self, place, seen, rows, noise_key, micro_batch):
+    def _matched(self, place, seen, rows, noise_key, micro_batch, axes):
         passenger = self.passenger.for_parameters(self.members[place])
 
         def objective(poison):
@@ -118,7 +122,7 @@ class Matching:
         common = (losses, self.members[place], seen, rows, objective)
         if self.engine == "reverse":
             return reverse_over_reverse(*common, loss_weight=self.loss_weight)
-        return two_pass(*common, micro_batch=micro_batch, loss_weight=self.loss_weight)
+        return two_pass(*common, micro_batch=micro_batch, loss_weight=self.loss_weight, axes=axes)
 
 
 def clipped_and_noised(gradient: PyTree, clip: Any, noise: Any, key: Key[Array, ""]) -> PyTree:

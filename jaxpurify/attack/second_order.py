@@ -39,12 +39,13 @@ def two_pass(
     *,
     micro_batch: int | None = None,
     loss_weight: float | Scalar = 0.0,
+    axes: tuple[str, ...] = (),
 ) -> tuple[Scalar, Delta]:
     """Φ(p) + λ L and its gradient for `delta`, exact over all rows, a micro-batch at a time.
 
     The first pass sums p over the micro-batches, v = ∂Φ/∂p follows once, the second pass takes the derivative of each
-    micro-batch's input gradient along v. Nothing passes between rows but p, so that rows split over devices
-    (`sharding.shard`) need one sum of gradients; micro-batches then take rows of every device.
+    micro-batch's input gradient along v. Nothing passes between rows but p, so that rows split over devices need one
+    sum of gradients. Where the compiler splits them (`sharding.shard`), micro-batches take rows of every device.
 
     Args:
       row_losses: L's terms, one a row; no row may depend on another one. A callable pytree.
@@ -54,6 +55,8 @@ def two_pass(
       objective: Φ, from a tree like `params` to a number; traced once.
       micro_batch: rows in memory at a time; None: all.
       loss_weight: λ of the additional term λ L ("centreg").
+      axes: mesh axes, inside an unchecked `shard_map`, over whose devices the rows are split evenly; `delta` and `rows`
+        are this device's, and so are the micro-batches.
 
     Raises:
       ValueError: `micro_batch` below 1.
@@ -64,9 +67,10 @@ def two_pass(
     operands = (row_losses, params, split, batches.weights(delta.dtype))
     start = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
     (loss, poison), _ = _scan(_first_pass, start, batches.count, *operands)
+    loss, poison = jax.lax.pmean((loss, poison), axes)
     value, direction = jax.value_and_grad(objective)(poison)
     _, gradients = _scan(_second_pass, (), batches.count, *operands, direction, jnp.asarray(loss_weight))
-    return value + loss_weight * loss, batches.join(gradients)
+    return value + loss_weight * loss, batches.join(gradients) / jax.lax.axis_size(axes)
 
 
 def reverse_over_reverse(

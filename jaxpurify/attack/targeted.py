@@ -151,8 +151,13 @@ def make_crafting(
     )
 
 
-def split_over(mesh: Mesh, objective: PyTree, crafting: Crafting, state: Progress) -> tuple[PyTree, Crafting, Progress]:
+def split_over(
+    mesh: Mesh, objective: PyTree, crafting: Crafting, state: Progress, *, apart: bool
+) -> tuple[PyTree, Crafting, Progress]:
     """The poisons split over the mesh's devices, everything else on all of them.
+
+    `apart`: no row depends on another one but through what the objective sums over `Crafting.axes`. Every device then
+    computes its own rows by itself. Otherwise the compiler lays out the program, which takes longer.
 
     Raises:
       ValueError: the number of poisons is no multiple of the number of devices.
@@ -167,4 +172,7 @@ def split_over(mesh: Mesh, objective: PyTree, crafting: Crafting, state: Progres
             return shard(mesh, leaf, None, BATCH_AXES)
         return shard(mesh, leaf) if leaf.ndim else replicate(mesh, leaf)
 
-    return replicate(mesh, objective), jax.tree.map(place, crafting), jax.tree.map(place, state)
+    crafting = jax.tree.map(place, crafting)
+    if apart:
+        crafting = dataclasses.replace(crafting, mesh=mesh, split=True)
+    return replicate(mesh, objective), crafting, jax.tree.map(place, state)

@@ -208,18 +208,28 @@ def test_bases_can_be_given(surrogate, digits, targets):
     np.testing.assert_array_equal(poison.index, bases[:3])  # a data set has room for one poison of an image
 
 
-@pytest.mark.parametrize("options", [{}, {"transform": lambda keys, images: images * 0.9, "micro_batch": 12}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"transform": lambda keys, images: images * 0.9, "micro_batch": 12},
+        {"hidden": lambda params, images: images.mean((1, 2)), "hidden_weight": 100.0, "loss_weight": 0.1},
+        {"private_clip": 1.0, "private_noise": 0.01},
+        {"match": "minibatch", "micro_batch": 12},
+    ],
+)
 def test_poisons_over_four_devices(surrogate, digits, targets, options, monkeypatch):
     split = []
 
-    def watched(*given):
-        found = split_over(*given)
+    def watched(*given, **how):
+        found = split_over(*given, **how)
         split.append(len(found[2].delta.sharding.device_set))
         return found
 
     monkeypatch.setattr(importlib.import_module("jaxpurify.attack.gradient_matching"), "split_over", watched)
     one, four = (craft(surrogate, digits, targets, steps=3, mesh=mesh, **options) for mesh in (None, data_mesh()))
     assert split == [4]
+    np.testing.assert_allclose(four.how["first_losses"], one.how["first_losses"], rtol=1e-5)
     np.testing.assert_allclose(four.how["last_losses"], one.how["last_losses"], rtol=1e-3)
     assert (np.abs(four.images.astype(int) - one.images) > 1).mean() < 0.01
     with pytest.raises(ValueError, match=r"^count is 10; split over 4 devices it must be a multiple of them$"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import inspect
 
 from flax import nnx
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxpurify import loop
+from jaxpurify.attack.gradient_matching import gradient_matching
 from jaxpurify.attack.metapoison import metapoison
 from jaxpurify.data.poison import load_poison
 from jaxpurify.data.sources import load_source
@@ -45,6 +47,23 @@ def test_a_targeted_attack_on_a_transfer_victim(tiny, tmp_path):
     assert sum(row["poison_success"] for row in rows) >= 1 + sum(row["trigger_success_clean"] for row in rows)
     poison = load_poison(next((tmp_path / "poisons").iterdir()))
     assert len(poison.targets) == 1 and poison.targets.labels[0] != poison.target
+
+
+@pytest.mark.parametrize(("restarts", "count", "shared"), [(1, 20, 4), (3, 18, 3), (4, 20, None), (1, 7, None)])
+def test_devices_share_poisons_where_they_cannot_share_restarts(tiny, monkeypatch, restarts, count, shared):
+    entry, settings, _ = attack_of(f"gradient_matching(epsilon=0.3, count={count}, steps=1, restarts={restarts})")
+    given = {}
+
+    def seen(*arguments, mesh=None, **options):
+        given["mesh"] = mesh
+        return gradient_matching(*arguments, mesh=mesh, **options)
+
+    seen.__signature__ = inspect.signature(gradient_matching)
+    train, test = tiny.load()
+    settings |= {"target": 1, "targets": choose_targets(test, jax.random.key(0), 1, 1)}
+    surrogate = tiny.classifier(train, 0, stop_after=1)
+    poison = craft(dataclasses.replace(entry, craft=seen), settings, surrogate, train, jax.random.key(1))
+    assert len(poison) == count and (given["mesh"] and given["mesh"].size) == shared
 
 
 def test_parameters_ensembles_and_adaptive_crafting(tiny, tmp_path):
