@@ -108,6 +108,8 @@ def main(arguments: list[str]) -> int | None:
     kind, *rest = arguments
     options = read_options(_with_recipe(KINDS[kind], _preset(kind, rest)), rest, command=f"generate {kind}")
     check_seed(options.seed)
+    if options.recipe.steps < 1:
+        raise ValueError(f"--steps {options.recipe.steps}; a model of random weights is none, it must be at least 1")
     check_output(options.out, force=options.force, source=options.source, suffix=".safetensors")
     dataset = load_source(options.source, size=options.size)
     if len(dataset) < options.recipe.batch_size:

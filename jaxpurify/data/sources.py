@@ -79,6 +79,8 @@ def check_save(dataset: Dataset, destination: Path, *, force: bool = False) -> N
 
         source = stored_at(rest)
     check_destination(destination, force=force, source=source)
+    if kind in (*_FOLDERS, "tfds") and destination.suffix == ".npz":
+        raise ValueError(f"{destination} is named like one file; {kind} images are written to a folder")
     if kind not in (*_FOLDERS, "tfds") and destination.is_dir():
         raise ValueError(f"{destination} is a folder; {kind} images are written to one .npz file")
 

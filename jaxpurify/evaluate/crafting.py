@@ -13,6 +13,7 @@ import numpy as np
 from jaxpurify.attack.budget import levels
 from jaxpurify.attack.catalogue import Attack, named_attack
 from jaxpurify.attack.choose import check_whole, poison_count
+from jaxpurify.attack.matching import Passenger, check_criterion
 from jaxpurify.data.augment import ContinuousShift
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.poison import Poison, Targets
@@ -32,6 +33,8 @@ _NOT_IN_SPECS = {
     "refresh", "refresh_every", "draws", "progress",
 }  # fmt: skip
 END_TO_END = "end_to_end"  # what a spec says of features: those after every block
+# Options that are names, and what refuses those that are none.
+_NAMES = {"loss": Passenger, "criterion": check_criterion}
 # What a spec says of the purifier that an attacker crafts through, for every attack that follows a gradient.
 ADAPTIVE = ("through", "gradient", "gradient_steps", "gradient_difference")
 
@@ -101,6 +104,12 @@ def _check_options(entry, options):
     for name, kind in annotations.items():
         if kind is bool and not isinstance(options[name], bool):
             raise ValueError(f"{name}={options[name]!r}; it must be True or False")
+    for name in ("steps", "restarts"):
+        if name in options and options[name] < 1:
+            raise ValueError(f"{name} is {options[name]}; it must be at least 1")
+    for name, check in _NAMES.items():
+        if name in options:
+            check(options[name])
     if "epsilon" in options and entry.norm == "linf":
         unbounded = options["epsilon"] is None and annotations["epsilon"] == float | None
         if not unbounded:

@@ -11,6 +11,7 @@ import jax
 from jaxtyping import Array, Key
 import numpy as np
 
+from jaxpurify.attack.choose import poison_count
 from jaxpurify.data.poison import Poison, load_poison, poison_dataset, save_poison
 from jaxpurify.evaluate.counts import Counts
 from jaxpurify.evaluate.crafting import adaptive_purifier, attack_of, choose_targets, craft
@@ -83,6 +84,8 @@ class _Grid:
             if defence != NONE:
                 make_purifier(defence, self.train.images.shape[1:])
         for entry, settings, _ in map(attack_of, scenario.attacks):
+            if "count" in entry.options:
+                poison_count(settings.get("count"), settings.get("fraction"), len(self.train))
             if entry is STORED:
                 poison_dataset(self.train, craft(entry, settings, None, self.train, jax.random.key(0)))
         directory.mkdir(parents=True, exist_ok=True)

@@ -121,6 +121,7 @@ def test_a_cosine_schedule_is_kept_with_the_weights(here, monkeypatch):
             "--features 4 say the same twice",
         ),
         ((*ENERGY[1:], "--batch-size", "50"), "fewer than one batch"),
+        ((*ENERGY[1:], "--steps", "0"), "--steps 0; "),
         (("diffusion", *ENERGY[2:], "--batch-size", "8"), "multiples of 32"),
         ((*ENERGY[1:], "--preset", "chen"), "unknown preset 'chen' for a model of kind energy; known: puregen, hill"),
         (("diffusion", *ENERGY[2:], "--preset=hill"), "unknown preset 'hill' for a model of kind diffusion"),

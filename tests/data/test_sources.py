@@ -90,6 +90,13 @@ def test_nothing_is_overwritten_without_being_told_to(tmp_path):
     assert len(load_source(f"npz:{destination}")) == 2
 
 
+def test_a_folder_is_not_named_like_an_archive(tmp_path, cifar10):
+    dataset = load_source(f"{cifar10}/train[:4]")
+    with pytest.raises(ValueError, match=r"x.npz is named like one file; tfds images are written to a folder$"):
+        save_dataset(dataset, tmp_path / "x.npz")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_source_is_never_overwritten(tmp_path):
     save_dataset(load_source("digits[:5]"), tmp_path / "x.npz")
     dataset = load_source(f"npz:{tmp_path}/x.npz")

@@ -164,6 +164,10 @@ def test_a_patch_that_is_a_size_is_an_option():
         ("gradient_matching(decay='no')", r"^decay='no'; it must be True or False$"),
         ("gradient_matching(base=2.5)", r"^base is 2\.5; it must be a whole number$"),
         ("sleeper_agent(patch=3)", r"^attack 'sleeper_agent' takes no option 'patch'"),
+        ("gradient_matching(loss='cosine')", r"^loss is 'cosine'; known: similarity, "),
+        ("metapoison(criterion='hinge')", r"^criterion is 'hinge'; known: xent, "),
+        ("narcissus(steps=0)", r"^steps is 0; it must be at least 1$"),
+        ("bullseye(restarts=-1)", r"^restarts is -1; it must be at least 1$"),
         ("badnets(epsilon=8)", r"^epsilon is 8; it must be from 1/255 to 1, in units of \[0, 1\]$"),
     ],
 )

@@ -268,6 +268,20 @@ def test_an_attacker_who_trains_the_surrogate_behind_the_defence(tiny, tmp_path,
         run_scenario(dataclasses.replace(plain, surrogate_defence="magic"), tmp_path / "other")
 
 
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        ("narcissus(epsilon=0.3, count=-1)", r"^count is -1; it must be at least 1$"),
+        ("narcissus(epsilon=0.3)", r"^count is None and fraction is None; give exactly one of them$"),
+        ("badnets(fraction=2.0)", r"^fraction is 2\.0; it must be above 0 and at most 1$"),
+    ],
+)
+def test_how_many_poisons_is_asked_before_anything_is_trained(tiny, tmp_path, attack, message):
+    with pytest.raises(ValueError, match=message):
+        run_scenario(Scenario(tiny, (attack,), ("none",), (0,)), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_attacker_whose_surrogate_is_robust(tiny, tmp_path, monkeypatch):
     trained, genuine = [], Protocol.classifier
 
