@@ -65,8 +65,8 @@ def _window(images, kernel, stride, pads):
     """Convolution with the form that is fastest for these shapes; `pads` are (before, after) for height and width.
 
     Milliseconds of CPU time, XLA's convolution against the form chosen (3×3, stride 1):
-    Winograd: 8 × 32² 128→128: 21.7 → 15.2; 64 × 16² 128→128: 40.8 → 29.8; 64 × 8² 256→256: 46.1 → 28.9;
-    64 × 4² 512→512: 27; 16 × 32² 64→64: 9.9 → 8.3; no gain with 32 channels (2.7 → 3.2).
+    Winograd across the rows: 8 × 32² 128→128: 21.7 → 15.2; 64 × 16² 128→128: 40.8 → 29.8; 64 × 8² 256→256: 46.1 →
+    28.9; 16 × 32² 64→64: 9.9 → 8.3; none for 16 × 32² 32→32 (2.7 → 3.2). Further figures stand in `winograd.py`.
     Blocks: 64 × 32² 3→16: 4.2 → 1.2 (4 pixels); 3→32: 6.0 → 1.4 (2 pixels); 3→64 none (3.5 → 4.2);
     16→3: 6.1 → 2.6 (4 pixels); 32→3 none (2.6 → 3.4).
     Patches: 32 × 2² 128→128: 7.5 → 0.3; 32 × 1² 128→128: 0.33 → 0.07; 32 × 4² 128→128 none (1.15 → 1.32).
@@ -114,11 +114,13 @@ def _blocks(images, kernel, stride, pads, pixels):
 def cpu_kernel(images, outputs, stride, padding, sizes):
     """Gradient for the kernel, summed over pieces of the batch; each piece is a convolution in XLA's own layout.
 
-    Winograd's form where it is faster, milliseconds of CPU time of 64 images: 16² 128→128: 59 → 45; 8² 256→256: 52 →
-    30; 4² 512→512: 50 → 27; 15² 64→256: 48 → 36; none for 32² 64→64 (51 → 77).
+    Winograd's form where it is faster, milliseconds on one core of an EPYC (Zen 4): 64 × 16² 128→128 55.7 → 29.4; 64 ×
+    8² 256→256 52.6 → 23.7; 64 × 4² 512→512 51.1 → 23.5; 64 × 16² 64→64 15.2 → 11.0; 128 × 16² 32→64 15.9 → 14.1; none
+    for 128 × 16² 32→32 (8.5 → 9.4), nor on a Xeon for 64 × 32² 64→64.
     """
-    channels = images.shape[3], outputs.shape[3]
-    if winograd.fits(images, (*sizes[2:], *channels), stride, outputs.shape[2]) and math.prod(channels) >= 64 * 128:
+    channels, across = (images.shape[3], outputs.shape[3]), outputs.shape[2]
+    least = 32 * 64 if across <= 16 else 64 * 128
+    if winograd.fits(images, (*sizes[2:], *channels), stride, across) and math.prod(channels) >= least:
         return winograd.kernel_gradient(images, outputs, padding)
     if math.prod(sizes[2:]) == 1 or (stride > 1 and math.prod(channels) >= 64 * 128):
         return _kernel_by_taps(images, outputs, stride, padding, sizes)
