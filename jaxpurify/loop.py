@@ -27,7 +27,7 @@ def scan(step: Step, state: State, steps: int, *operands: Any, progress: Report 
 
     Args:
       step: a module-level function: it is a static argument of `jit`, so a new closure would recompile.
-      state: pytree of arrays, replaced by each step. The caller keeps its own copy (nothing is donated).
+      state: pytree of arrays, replaced by each step. The caller's arrays stay as they are.
       steps: how many steps, a Python int.
       *operands: pytrees that the step reads: models, keys, data. New values do not recompile.
       progress: called with (finished steps, all steps): at the start, and after every step on CPU, elsewhere after
@@ -42,6 +42,9 @@ def scan(step: Step, state: State, steps: int, *operands: Any, progress: Report 
         progress(0, steps)
     if steps and runs_in_python(state, operands):
         step, outputs = _hashed_once(step), []
+        # A copy, for each step writes over the last state: with a new block of memory for every state the heap falls to
+        # pieces that the next step's temporaries do not fit (ResNet-18 on two devices: 2.1 GB more after 12 steps).
+        state = jax.device_put(state, may_alias=False)
         for index in range(steps):
             state, output = _compiled_step(step, state, np.uint32(index), operands)
             outputs.append(output)
@@ -119,7 +122,7 @@ class _WithoutOutput:
         return hash((_WithoutOutput, self.step))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _compiled_step(step, state, index, operands):
     return step(state, index, *operands)
 

@@ -38,6 +38,22 @@ def test_the_python_loop_is_the_scan_bit_for_bit():
     np.testing.assert_array_equal(outputs["largest"], scanned_outputs["largest"])
 
 
+def both(state, index, factor):
+    state = wave_only(state, index, factor)
+    return state, state
+
+
+def test_steps_write_over_each_others_states_and_over_nothing_else():
+    start = jnp.copy(START)
+    last, states = loop.scan(both, start, 5, jnp.float32(3.7))
+    np.testing.assert_array_equal(start, START)
+    for number in range(5):  # outputs are kept, although they are states
+        np.testing.assert_array_equal(states[number], loop.scan(both, start, number + 1, jnp.float32(3.7))[0])
+    np.testing.assert_array_equal(states[-1], last)
+    taken = loop._compiled_step.lower(loop._hashed_once(both), start, np.uint32(0), (jnp.float32(3.7),))
+    assert taken.args_info[0][0].donated and not taken.args_info[0][2][0].donated
+
+
 def test_repeat_is_scan_without_outputs():
     state, _ = loop.scan(wave, START, 5, jnp.float32(3.7))
     np.testing.assert_array_equal(loop.repeat(wave_only, START, 5, jnp.float32(3.7)), state)
