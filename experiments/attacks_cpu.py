@@ -44,8 +44,11 @@ metapoison`, ten minutes of a core shared with another grid: 2 of 10 targets und
 diffusion; one of the two fools clean victims as well. `--protocol cpu --group transfer --attacks bullseye`, 20 minutes
 of a shared core: 10 / 2 / 0 of 10, one of them hit on clean victims too; `--protocol cpu --group targeted --attacks
 gradient_matching --defences none --seeds 0 2 4 6 8`, 50 minutes of a shared core: none of the five targets hit (250
-poisons are a quarter of a class there; seeds 0 and 6 were hit under `cpu-small`). Not run yet: its other five targets
-and its defences under `cpu`, and `--group unrolled`, MetaPoison from scratch. On seeds 100 and 101, which are not
+poisons are a quarter of a class there; seeds 0 and 6 were hit under `cpu-small`). With 500 poisons,
+half of a class, as the command crafts now: `--protocol cpu --group targeted --attacks gradient_matching` (29 November
+2026), two and a half hours of two cores that also did other work and were paused for an hour of it, so that `seconds`
+of seeds 0 to 6 are too long: 3 of 10 targets undefended, 3 behind the EBM, 1 behind diffusion, none on clean victims.
+Not run yet: `--group unrolled`, MetaPoison from scratch. On seeds 100 and 101, which are not
 reported, six poisons hit nothing: with one fully trained network `inner_rate` 0.1, or 0.01 or 0.001 and criterion xent
 (two unrolled steps of 0.01 on the poisons alone already take it to a loss of 4e-5, which says little of a victim), with
 two that stop after 3 and 6 of 10 epochs, as the group has it now, losses of 0.48 and 0.05. The label-consistent
