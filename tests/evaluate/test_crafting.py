@@ -49,9 +49,18 @@ def test_a_targeted_attack_on_a_transfer_victim(tiny, tmp_path):
     assert len(poison.targets) == 1 and poison.targets.labels[0] != poison.target
 
 
-@pytest.mark.parametrize(("restarts", "count", "shared"), [(1, 20, 4), (3, 18, 3), (4, 20, None), (1, 7, None)])
-def test_devices_share_poisons_where_they_cannot_share_restarts(tiny, monkeypatch, restarts, count, shared):
-    entry, settings, _ = attack_of(f"gradient_matching(epsilon=0.3, count={count}, steps=1, restarts={restarts})")
+@pytest.mark.parametrize(
+    ("options", "count", "shared"),
+    [
+        ("restarts=1", 20, 4),
+        ("restarts=3", 18, 3),
+        ("restarts=4", 20, None),
+        ("restarts=1", 7, None),
+        ("restarts=1, match='minibatch', micro_batch=10", 20, None),
+    ],
+)
+def test_devices_share_poisons_where_they_cannot_share_restarts(tiny, options, count, shared):
+    entry, settings, _ = attack_of(f"gradient_matching(epsilon=0.3, count={count}, steps=1, {options})")
     given = {}
 
     def seen(*arguments, mesh=None, **options):
