@@ -35,6 +35,7 @@ COLDER = tuple(
     f"langevin(steps={steps}, step_size={0.00625 * 2**0.5:.4g}, temperature={1e-4 * 2 * steps / 150:.4g})"
     for steps in (50, 38)
 )
+MIDPOINT = (f"langevin(steps=50, step_size={0.00625 * 3**0.5:.4g}, midpoint=True)",)
 DIFFUSION = tuple(f"diffusion(timestep=75, steps={steps})" for steps in (75, 25, 5))
 
 
@@ -56,7 +57,7 @@ class Config:
 
     def scenarios(self, part: int, parts: int) -> list[Scenario]:
         """A part of the seeds."""
-        defences = {"langevin": LANGEVIN + COLDER, "diffusion": DIFFUSION}[self.family]
+        defences = {"langevin": LANGEVIN + COLDER + MIDPOINT, "diffusion": DIFFUSION}[self.family]
         return [Scenario(protocol("cpu-small"), (ATTACK,), defences, self.seeds[part::parts])]
 
 

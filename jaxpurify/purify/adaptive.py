@@ -20,7 +20,7 @@ from jaxpurify.purify.combine import Average, Chain, Identity, Repeat
 from jaxpurify.purify.diffusion import Diffusion, add_noise, reverse_step, to_unit_range
 from jaxpurify.purify.filter import TopEnergy
 from jaxpurify.purify.jpeg import Jpeg
-from jaxpurify.purify.langevin import Langevin, langevin_step
+from jaxpurify.purify.langevin import Langevin
 from jaxpurify.random import fold, normal
 from jaxpurify.struct import static, struct
 from jaxpurify.types import Images, Keys, Purifier
@@ -174,13 +174,14 @@ def _straight_through(purified, images):
 
 
 def _langevin_step(images, index, first, purifier, keys):
-    return langevin_step(images, first + index, purifier.energy, purifier.step_size, purifier.temperature, keys)
+    return purifier.step(images, first + index, purifier.energy, purifier.step_size, purifier.temperature, keys)
 
 
 def _smoothed_step(images, index, first, purifier, keys, difference):
     noise = normal(fold(keys, first + index), images.shape[1:])
     rate = purifier.step_size**2 / (2 * purifier.temperature)
-    return images - rate * _slope(purifier.energy, images, difference) + purifier.step_size * noise
+    seen = images + purifier.step_size * noise / 2 if purifier.midpoint else images
+    return images - rate * _slope(purifier.energy, seen, difference) + purifier.step_size * noise
 
 
 @jax.custom_vjp

@@ -1,5 +1,7 @@
 """Langevin dynamics on an energy (PureEBM, arXiv:2405.19376; PureGen, arXiv:2405.18627)."""
 
+from collections.abc import Callable
+
 import jax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, UInt32
@@ -16,15 +18,23 @@ class Langevin:
 
     Nothing is clipped inside the chain. One key an image, consumed: fold_in(key, step) draws z.
 
+    With `midpoint` the slope is taken where half of the step's noise has moved the image already,
+    x ← x − s²/(2T) ∇E(x + s z/2) + s z: the integrator of Leimkuhler and Matthews (Applied Mathematics Research
+    eXpress, 2013) in a form that remembers nothing of the step before. On a quadratic energy its images, with half a
+    step's noise added, have variance T exactly for any stable step, where published steps leave more: with it fewer
+    and longer steps are as good (`ebm-fast`).
+
     Attributes:
       energy: images [B, H, W, C] in [0, 1] to energies [B]; low means natural.
       step_size: s, in [0, 1] pixel units. The published ε = 0.0125 lives in [-1, 1] units and is 0.00625 here;
         with E composed with the same rescaling the two chains are equal.
       temperature: T > 0, divides the energy.
       steps: length of the chain, 0 or more; published 150 (training from scratch), 500 and 1000 (transfer).
+      midpoint: slopes at half of the noise; published chains take them before it.
 
     Raises:
-      ValueError: negative `steps`, or `step_size` or `temperature` that is not positive.
+      ValueError: negative `steps`, `step_size` or `temperature` that is not positive, or `midpoint` that is not
+        True or False.
 
     Warning:
       The paper prints the step as Δτ ∇G with noise √(2Δτ); with Δτ = s²/2 and G = E/T both are the same.
@@ -36,6 +46,7 @@ class Langevin:
     step_size: Float[ArrayLike, ""] = 0.00625
     temperature: Float[ArrayLike, ""] = 1e-4
     steps: int = static(default=150)
+    midpoint: bool = static(default=False)
 
     def __post_init__(self):
         make_operands(self, "energy")
@@ -47,15 +58,29 @@ class Langevin:
             if plain and not (isinstance(value, int | float) and value > 0):
                 raise ValueError(f"{name}={value!r}; it must be a number greater than 0")
 
+        if not isinstance(self.midpoint, bool):
+            raise ValueError(f"midpoint={self.midpoint!r}; it must be True or False")
+
+    @property
+    def step(self) -> Callable[..., Images]:
+        """`langevin_step` or `midpoint_step`, the step that the chain repeats."""
+        return midpoint_step if self.midpoint else langevin_step
+
     def __call__(self, keys: Keys, images: Images) -> Images:
-        return loop.repeat(langevin_step, images, self.steps, self.energy, self.step_size, self.temperature, keys)
+        return loop.repeat(self.step, images, self.steps, self.energy, self.step_size, self.temperature, keys)
 
 
 def langevin_update(
-    energy: Energy, images: Images, noise: Images, step_size: Float[ArrayLike, ""], temperature: Float[ArrayLike, ""]
+    energy: Energy,
+    images: Images,
+    noise: Images,
+    step_size: Float[ArrayLike, ""],
+    temperature: Float[ArrayLike, ""],
+    midpoint: bool = False,
 ) -> Images:
     """One Langevin step with the given noise [B, H, W, C] ~ N(0, I)."""
-    gradient = jax.grad(lambda x: energy(x).sum())(images)
+    seen = images + step_size * noise / 2 if midpoint else images
+    gradient = jax.grad(lambda x: energy(x).sum())(seen)
     return images - (step_size**2 / (2 * temperature)) * gradient + step_size * noise
 
 
@@ -70,3 +95,16 @@ def langevin_step(
     """Step number `index` of a chain: `langevin_update` with the noise that the images' keys draw for it."""
     noise = normal(fold(keys, index), images.shape[1:])
     return langevin_update(energy, images, noise, step_size, temperature)
+
+
+def midpoint_step(
+    images: Images,
+    index: UInt32[Array, ""],
+    energy: Energy,
+    step_size: Float[ArrayLike, ""],
+    temperature: Float[ArrayLike, ""],
+    keys: Keys,
+) -> Images:
+    """`langevin_step` with the slope at half of its noise."""
+    noise = normal(fold(keys, index), images.shape[1:])
+    return langevin_update(energy, images, noise, step_size, temperature, midpoint=True)

@@ -37,8 +37,8 @@ def keys_for(count):
     return image_keys(KEYS_OF, jnp.arange(count))
 
 
-def langevin(steps):
-    return Langevin(Wave(1.0), 0.05, 0.02, steps)
+def langevin(steps, midpoint=False):
+    return Langevin(Wave(1.0), 0.05, 0.02, steps, midpoint)
 
 
 IMAGES = jnp.asarray(np.random.default_rng(0).uniform(0.1, 0.9, (3, 4, 4, 1)).astype(np.float32))
@@ -46,6 +46,7 @@ WEIGHTS = jnp.asarray(np.random.default_rng(1).normal(size=(3, 4, 4, 1)).astype(
 PURIFIERS = {
     "langevin": langevin(5),
     "long langevin": langevin(UNROLLED + 4),
+    "midpoint": langevin(5, midpoint=True),
     "diffusion": Diffusion(Shrink(), timestep=40, steps=4),
     "ddim compat": Diffusion(Shrink(), timestep=40, steps=3, sampler="ddim", compat=True),
     "chain": chain(langevin(3), Diffusion(Shrink(), timestep=20, steps=3)),
@@ -79,7 +80,7 @@ def test_exact_is_the_gradient_of_the_purifier_and_truncated_by_nothing_is_too(n
     np.testing.assert_allclose(gradient(Adaptive(PURIFIERS[name], "truncated", 99)), wanted, rtol=2e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["langevin", "long langevin", "diffusion", "chain"])
+@pytest.mark.parametrize("name", ["langevin", "long langevin", "midpoint", "diffusion", "chain"])
 def test_exact_equals_finite_differences(name):
     exact = gradient(Adaptive(PURIFIERS[name]))
     random = np.random.default_rng(2)
@@ -113,6 +114,10 @@ def test_a_difference_is_the_exact_gradient_of_a_smooth_energy():
     for steps in (1, 5, UNROLLED + 2):
         smoothed = gradient(Adaptive(langevin(steps), difference=0.01))
         np.testing.assert_allclose(smoothed, gradient(langevin(steps)), rtol=5e-3, atol=5e-3)
+    middle = langevin(5, midpoint=True)
+    smoothed = gradient(Adaptive(middle, difference=0.01))
+    np.testing.assert_allclose(smoothed, gradient(middle), rtol=5e-3, atol=5e-3)
+    assert np.abs(smoothed - gradient(langevin(5))).max() > 0.05
     truncated = gradient(Adaptive(chain(langevin(3), langevin(2)), "truncated", 2, difference=0.01))
     wanted = gradient(Adaptive(chain(langevin(3), langevin(2)), "truncated", 2))
     np.testing.assert_allclose(truncated, wanted, rtol=5e-3, atol=5e-3)

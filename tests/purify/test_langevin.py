@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -52,6 +53,31 @@ def test_a_chain_is_its_updates_with_one_key_an_image_and_step(energies, images)
     np.testing.assert_allclose(Langevin(energies[0], 0.02, 1e-3, 3)(keys, images), expected, atol=1e-6)
 
 
+def test_midpoint_steps_take_the_slope_at_half_of_their_noise(energies, images):
+    keys = image_keys(jax.random.key(3), jnp.arange(4))
+    expected = images
+    for step in range(3):
+        half = 0.02 * draw(fold(keys, step), images.shape[1:]) / 2
+        moved = update(energies[0], expected + half, jnp.zeros_like(images), 0.02, 1e-3)
+        expected = moved + half
+    ends = Langevin(energies[0], 0.02, 1e-3, 3, midpoint=True)(keys, images)
+    np.testing.assert_allclose(ends, expected, atol=1e-6)
+    assert np.abs(ends - Langevin(energies[0], 0.02, 1e-3, 3)(keys, images)).max() > 1e-3
+
+
+def test_midpoint_chains_on_a_gaussian_have_the_exact_temperature():
+    # Half a step's noise more makes the stationary variance T, where published steps of this length leave 4/3 T.
+    step_size, temperature, mean = 0.1, 0.01, 0.5
+    chains = jnp.full((64, 40, 40, 1), 2.0)
+    keys = image_keys(jax.random.key(0), jnp.arange(64))
+    ends = np.asarray(Langevin(Gaussian(mean), step_size, temperature, 60, midpoint=True)(keys, chains), np.float64)
+    whole = ends.var() + step_size**2 / 4
+    assert abs(whole / temperature - 1) < 4 * np.sqrt(2 / ends.size)
+    assert abs(ends.mean() - mean) < 4 * np.sqrt(temperature / ends.size)
+    published = np.asarray(Langevin(Gaussian(mean), step_size, temperature, 60)(keys, chains), np.float64)
+    assert abs(published.var() / temperature - 4 / 3) < 0.02
+
+
 def test_no_steps_change_nothing(energies, images):
     keys = image_keys(jax.random.key(3), jnp.arange(4))
     np.testing.assert_array_equal(Langevin(energies[0], steps=0)(keys, images), images)
@@ -87,3 +113,9 @@ def test_chains_on_a_gaussian_have_the_exact_mean_and_variance():
 def test_refusals(options, message):
     with pytest.raises(ValueError, match=message):
         Langevin(Gaussian(0.5), **options)
+
+
+def test_midpoint_is_true_or_false(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # whose check comes first where tests run
+    with pytest.raises(ValueError, match=r"^midpoint=1; it must be True or False$"):
+        Langevin(Gaussian(0.5), midpoint=1)

@@ -259,7 +259,9 @@ def test_a_killed_process_is_continued_by_another(energies, stored, tmp_path):
     np.testing.assert_array_equal(resumed, purify(purifier, images, key=KEY, batch_size=16))
 
 
-@pytest.mark.parametrize("changed", ["images", "key", "purifier", "step size", "temperature", "index", "weights"])
+@pytest.mark.parametrize(
+    "changed", ["images", "key", "purifier", "step size", "temperature", "midpoint", "index", "weights"]
+)
 def test_an_unfinished_result_of_something_else_is_refused(changed, energies, stored, tmp_path):
     def call(purifier, images, key, index):
         return purify(purifier, images, key=key, index=index, batch_size=8, directory=tmp_path, progress=stop_at(8))
@@ -274,6 +276,7 @@ def test_an_unfinished_result_of_something_else_is_refused(changed, energies, st
         "purifier": {"purifier": Langevin(energies[0], 0.02, 1e-3, 2)},
         "step size": {"purifier": Langevin(energies[0], 0.03, 1e-3, 1)},
         "temperature": {"purifier": Langevin(energies[0], 0.02, 2e-3, 1)},
+        "midpoint": {"purifier": Langevin(energies[0], 0.02, 1e-3, 1, midpoint=True)},
         "index": {"index": np.arange(1, 17)},
         "weights": {"purifier": Langevin(energies[1], 0.02, 1e-3, 1)},
     }[changed]
