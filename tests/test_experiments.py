@@ -88,9 +88,15 @@ def test_public_images_carry_the_triggers_of_their_classes(monkeypatch, cifar10)
     np.testing.assert_array_equal(change, expected)
 
 
+def test_triggers_of_an_odd_number_of_seeds_are_shared_evenly():
+    parts = [puregen_table11.Config().scenarios(part, 2) for part in (0, 1)]
+    through = [sum(len(scenario.seeds) for scenario in part if "through" in scenario.attacks[0]) for part in parts]
+    assert through == [3, 3] and sum(len(scenario.seeds) for scenario in parts[0]) == 6
+
+
 def test_a_single_seed_stays_a_single_seed():
     parts = [puregen_table11.Config(seeds=(0,)).scenarios(part, 2) for part in (0, 1)]
-    assert [{scenario.seeds for scenario in part} for part in parts] == [{(0,)}, {()}]
+    assert [[scenario.seeds for scenario in part] for part in parts] == [[(0,), (0,), (), ()], [(), (), (0,), (0,)]]
 
 
 def test_the_paper_protocol_has_the_published_settings():
