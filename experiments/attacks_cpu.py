@@ -106,7 +106,7 @@ POLYTOPE = "convex_polytope(epsilon=8/255, count=25, steps=300, learning_rate=0.
 # The attacker's own chain reaches as far as the defender's in a third of its steps; from scratch, where an attack has
 # ten times as many poisons, in a ninth. Its derivative is that of the last two by differences, since the exact one of
 # an energy of ReLU layers is the identity almost everywhere.
-THIRD, NINTH = "'ebm-fast'", "'langevin(steps=17, step_size=0.01857)'"
+THIRD, NINTH = "'langevin(steps=50, step_size=0.01083)'", "'langevin(steps=17, step_size=0.01857)'"
 
 
 def half_of_a_class(attack: str, protocol: str) -> str:

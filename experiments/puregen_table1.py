@@ -39,6 +39,7 @@ SHORT = {
     "jpeg-75": "jpeg(quality=75)",
     "jpeg-85": "jpeg(quality=85)",
     "ebm": "langevin(steps=150)",
+    "ebm-fast": "langevin(steps=50, step_size=0.01083, midpoint=True)",
     "ddpm": "diffusion(timestep=75, steps=5)",
     "naive": "langevin(steps=150)|diffusion(timestep=75, steps=5)",
     "reps": "repeat('langevin(steps=10)|diffusion(timestep=50, steps=2)', 5)",
@@ -48,7 +49,7 @@ SHORT = {
 # Columns of each protocol, and the seeds of each, of which the last digit is the target class.
 COLUMNS = {
     "cpu": ((("none", "jpeg-50", "ebm", "ddpm", "naive", "reps", "filt"), 10),),
-    "cpu-small": ((("none", "ebm", "ddpm"), 30), (("jpeg-25", "jpeg-75", "jpeg-85"), 10)),
+    "cpu-small": ((("none", "ebm", "ddpm"), 30), (("jpeg-25", "jpeg-75", "jpeg-85", "ebm-fast"), 10)),
     "paper": ((tuple(SHORT), 10),),
 }
 
@@ -82,6 +83,7 @@ def published(ebm_weights: str | None, ddpm_weights: str | None) -> dict[str, st
     reps, filtered = f"langevin(steps=10{energy})|diffusion(timestep=50{noise})", f"diffusion(timestep=125{noise})"
     return SHORT | {
         "ebm": ebm,
+        "ebm-fast": f"langevin(steps=50, step_size=0.01083, midpoint=True{energy})",
         "ddpm": ddpm,
         "naive": f"{ebm}|{ddpm}",
         "reps": f'repeat("{reps}", 5)',

@@ -127,6 +127,7 @@ def test_fast_presets_have_fewer_steps_of_the_same_noise(far_trained):
     assert isinstance(filtering, TopEnergy) and (filtering.fraction, filtering.compat) == (0.5, False)
     assert (filtering.purifier.timestep, filtering.purifier.levels().tolist()) == (125, [124, 93, 62, 31, 0])
     assert {each.sampler for each in (exact, fast, filtering.purifier)} == {"ancestral"}
+    assert ebm_fast.midpoint and not ebm_exact.midpoint
     assert ebm_fast.steps == 50 and ebm_fast.temperature == ebm_exact.temperature == 1e-4
     # As much noise in a third of the steps.
     assert 50 * ebm_fast.step_size**2 == pytest.approx(150 * ebm_exact.step_size**2, rel=2e-3)
