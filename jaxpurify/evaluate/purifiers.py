@@ -16,6 +16,7 @@ from jaxpurify.purify.filter import TopEnergy, check_filters
 from jaxpurify.purify.jpeg import Jpeg
 from jaxpurify.purify.langevin import Langevin
 from jaxpurify.purify.schedule import Schedule
+from jaxpurify.purify.truncate import Truncate
 from jaxpurify.types import Energy, Purifier
 from jaxpurify.weights.catalogue import bundled_for, load_weights
 
@@ -151,6 +152,10 @@ def _jpeg(shape: Shape, quality: int = 50) -> Purifier:
     return Jpeg(quality)
 
 
+def _truncate(shape: Shape) -> Purifier:
+    return Truncate()
+
+
 def _langevin(shape: Shape, *, weights: str | None = None, **options: Any) -> Purifier:
     name = weights or bundled_for("energy", shape)
     energy, card = load_weights(name)
@@ -200,4 +205,5 @@ PURIFIERS: dict[str, Callable[..., Purifier]] = {
     "repeat": _repeat,
     "average": _average,
     "filt": _filt,
+    "truncate": _truncate,
 }

@@ -216,8 +216,14 @@ def _line_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _highest(rows: Sequence[Mapping[str, Any]]) -> Summary:
-    known = [row["poison_success"] for row in rows if row.get("poison_success") is not None]
-    return Summary(max(known, default=None), None, len(known))
+    """The success of the target class with the highest; a run without a target class stands for itself."""
+    classes: dict[Any, list[float]] = {}
+    for number, row in enumerate(rows):
+        if row.get("poison_success") is not None:
+            target = row.get("target")
+            classes.setdefault((number,) if target is None else target, []).append(row["poison_success"])
+    means = [sum(each) / len(each) for each in classes.values()]
+    return Summary(max(means, default=None), None, sum(map(len, classes.values())))
 
 
 def target_shares(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int], float] | None:

@@ -25,9 +25,9 @@ from jaxpurify.evaluate.summary import (
 )
 from jaxpurify.records import Summary
 
-COLUMNS = ("Natural accuracy", "Poison success", "Highest run", "Worst class", "Clean floor", "Excess")
+COLUMNS = ("Natural accuracy", "Poison success", "Highest target", "Worst class", "Clean floor", "Excess")
 WIDE = 100  # characters; where there are fewer, names of attacks and defences need the room of a column
-HIGHEST = "Highest run: the run (its target class) with the highest success. "
+HIGHEST = "Highest target: the target class with the highest success, a mean over its runs. "
 WITHOUT = "Without the poison: the same trigger or target on a victim trained on clean data behind the defence. "
 LEGEND = (
     "Percent, mean ± standard error over n runs (a seed and a victim each; no error at n = 1). Poison success: of all "
@@ -43,7 +43,7 @@ def results_table(rows: Iterable[Mapping[str, Any]], *, width: int = 120) -> Tab
 
     Args:
       rows: result rows.
-      width: of the terminal in characters; below 100 the column "Highest run" is left out.
+      width: of the terminal in characters; below 100 the column "Highest target" is left out.
 
     Raises:
       ValueError: there are no rows, or a row does not say what it belongs to.
@@ -52,7 +52,7 @@ def results_table(rows: Iterable[Mapping[str, Any]], *, width: int = 120) -> Tab
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left", pad_edge=False)
     table.collapse_padding = True
     table.title = Text(_heading(found[0])) if len(found) == 1 else Text(f"{len(found)} settings")
-    shown = [place for place, name in enumerate(COLUMNS) if width >= WIDE or name != "Highest run"]
+    shown = [place for place, name in enumerate(COLUMNS) if width >= WIDE or name != "Highest target"]
     legend = _legend(found)
     table.caption = Text(legend if width >= WIDE else legend.replace(HIGHEST, ""))
     table.add_column("Attack / defence", overflow="fold")

@@ -18,6 +18,7 @@ from jaxpurify.purify.filter import top_energy as top_energy
 from jaxpurify.purify.jpeg import Jpeg as Jpeg
 from jaxpurify.purify.langevin import Langevin as Langevin
 from jaxpurify.purify.schedule import Schedule as Schedule
+from jaxpurify.purify.truncate import Truncate as Truncate
 
 
 class _CallablePackage(types.ModuleType):

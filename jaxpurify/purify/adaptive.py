@@ -21,6 +21,7 @@ from jaxpurify.purify.diffusion import Diffusion, add_noise, reverse_step, to_un
 from jaxpurify.purify.filter import TopEnergy
 from jaxpurify.purify.jpeg import Jpeg
 from jaxpurify.purify.langevin import Langevin
+from jaxpurify.purify.truncate import Truncate
 from jaxpurify.random import fold, normal
 from jaxpurify.struct import static, struct
 from jaxpurify.types import Images, Keys, Purifier
@@ -44,9 +45,10 @@ class Adaptive:
 
     Steps are Langevin steps and network calls of a diffusion purifier, counted from the end over chains and
     repetitions; any other stage counts as one. A diffusion purifier's noising and change of scale are no steps: they
-    are linear and always differentiated. `Jpeg`, which has no gradient, is an identity when truncated and has no exact
-    mode. An `Average` counts as one step and truncates each of its runs, and a `TopEnergy` likewise. Backward, every
-    step is computed a second time, so that memory grows by one image a step and not by the activations of one.
+    are linear and always differentiated. `Jpeg` and `Truncate`, which have no gradient, are identities when truncated
+    and have no exact mode. An `Average` counts as one step and truncates each of its runs, and a `TopEnergy` likewise.
+    Backward, every step is computed a second time, so that memory grows by one image a step and not by the activations
+    of one.
 
     Attributes:
       purifier: any purifier.
@@ -92,7 +94,7 @@ class Adaptive:
             # Steps of this piece that lie before the last `steps` of all.
             frozen = max(min(left - self.steps, piece.steps), 0) if self.mode == "truncated" and piece.counts else 0
             left -= piece.steps if piece.counts else 0
-            if self.mode == "truncated" and isinstance(piece.operands[0], Jpeg):
+            if self.mode == "truncated" and isinstance(piece.operands[0], Jpeg | Truncate):
                 frozen = piece.steps
             if frozen:
                 images = _straight_through(_run(piece, lax.stop_gradient(images), 0, frozen), images)

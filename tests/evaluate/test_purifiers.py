@@ -15,6 +15,7 @@ from jaxpurify.purify.filter import TopEnergy
 from jaxpurify.purify.jpeg import Jpeg
 from jaxpurify.purify.langevin import Langevin
 from jaxpurify.purify.schedule import Schedule
+from jaxpurify.purify.truncate import Truncate
 from jaxpurify.weights import catalogue
 
 SHAPE = (8, 8, 1)
@@ -47,6 +48,7 @@ def test_each_name_makes_its_purifier(bundled):
     kinds = {
         "identity": Identity, "jpeg": Jpeg, "langevin": Langevin, "diffusion": Diffusion,
         "repeat('jpeg', 2)": Repeat, "average('jpeg', count=3, kind='median')": Average, "filt('jpeg', 0.3)": TopEnergy,
+        "truncate": Truncate,
     }  # fmt: skip
     assert {spec.split("(")[0] for spec in kinds} == set(PURIFIERS)
     for spec, kind in kinds.items():

@@ -118,10 +118,14 @@ def test_what_no_name_tells_is_not_averaged_together(config, said):
         assert said in text and said not in renderings(old)["text"]
 
 
-def test_the_highest_run_is_named_beside_the_mean():
+def test_the_highest_target_class_is_named_beside_the_mean():
     found = [row(seed=seed, poison_success=success) for seed, success in enumerate((0.25, 0.75, 0.5))]
-    line = blocks(found)[0].groups[1].lines[0]
-    assert line.highest == Summary(0.75, None, 3) and "75.0" in text_table(found)
+    for target, expected in ((None, 0.75), (3, 0.5)):
+        line = blocks([{**each, "target": target} for each in found])[0].groups[1].lines[0]
+        assert line.highest == Summary(expected, None, 3)
+    several = [{**each, "target": target} for each, target in zip(found, (3, 3, 4), strict=True)]
+    assert blocks(several)[0].groups[1].lines[0].highest == Summary(0.5, None, 3)
+    assert "75.0" in text_table([{**each, "target": each["seed"]} for each in found])
 
 
 def test_excess_is_taken_run_by_run_above_the_clean_floor():
