@@ -21,8 +21,8 @@ half of the highest success, at most 6 points of accuracy. The floor is that of 
 purified, though purified training alone may be less open to a trigger: the excess of purified rows is a lower bound,
 until `--controls` has run.
 
-Receipt (29 November 2026), `--protocol cpu-small --seeds 0 1 … 9`: 125 minutes of two cores of an EPYC (Zen 4), paused in
-between and sharing them with other work, so that `seconds` of rows are too long. Columns as above: undefended 36.0,
+Receipt (29 November 2026), `--protocol cpu-small --seeds 0 1 … 9`: 125 minutes of two cores of an EPYC (Zen 4), paused
+in between and sharing them with other work, so that `seconds` of rows are too long. Columns as above: undefended 36.0,
 91.4, 71.9; EBM 17.0, 85.0, 71.2; EBM in 50 steps 20.3, 87.9, 70.9; DDPM -14.2, 33.7, 68.0; JPEG-25 -8.9, 42.4, 70.5;
 JPEG-75 36.0, 92.4, 72.0; JPEG-85 31.4, 88.4, 71.8. The second and third seed of each class have not run yet.
 """
