@@ -108,6 +108,11 @@ def test_one_update_is_adam_on_the_contrast_with_fixed_chains(digits):
     updates, _ = optimizer.update(gradient, optimizer.init(state.params))
     expected = optax.apply_updates(state.params, updates)
     after, metrics = step(copy(state), key(), rows, jnp.asarray(digits))
+    ends = chain(state.params)
+    slope = jax.grad(lambda images: Frozen(state.params, step.graphdef)(images).sum())(ends)
+    length = np.sqrt(np.square(slope).sum((1, 2, 3))).mean()
+    size = SMALL.step_size * np.sqrt(ends[0].size)
+    np.testing.assert_allclose(metrics["drift"], SMALL.step_size**2 / 2 / SMALL.temperature * length / size, rtol=1e-4)
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-4)
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-6), after.params, expected)
     assert int(after.step) == 1
