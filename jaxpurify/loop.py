@@ -50,12 +50,12 @@ def scan(
     if progress is not None and not _traced(state, operands):
         progress(0, steps)
     if steps and runs_in_python(state, operands):
-        step, outputs, compiled = _hashed_once(step), [], _compiled_step(newer_emitter)
+        step, outputs, program = _hashed_once(step), [], _step_program(_one_step, not newer_emitter)
         # A copy, for each step writes over the last state: with a new block of memory for every state the heap falls to
         # pieces that the next step's temporaries do not fit (ResNet-18 on two devices: 2.1 GB more after 12 steps).
         state = jax.device_put(state, may_alias=False)
         for index in range(steps):
-            state, output = compiled(step, state, np.uint32(index), operands)
+            state, output = program(step, state, np.uint32(index), operands)
             outputs.append(output)
             if progress is not None:
                 jax.block_until_ready(state)  # a step is finished then, not when it is under way
@@ -136,15 +136,27 @@ class _WithoutOutput:
         return hash((_WithoutOutput, self.step))
 
 
+def jit_step(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`jit` of `function(step, state, *operands)`, a step that `scan` does not run, compiled as it compiles its own.
+
+    `step` is static, `state` is written over. Calls inside of another trace are a part of that.
+    """
+
+    @functools.wraps(function)
+    def run(step, state, *operands):
+        return _step_program(function, runs_in_python(state, operands))(step, state, *operands)
+
+    return run
+
+
 @functools.cache
-def _compiled_step(newer_emitter: bool):
-    options = None if newer_emitter or not _is_known(tuple(_OLDER_EMITTER.items())) else _OLDER_EMITTER
+def _step_program(function: Callable[..., Any], older_emitter: bool):
+    options = _OLDER_EMITTER if older_emitter and _is_known(tuple(_OLDER_EMITTER.items())) else None
+    return jax.jit(function, static_argnums=0, donate_argnums=1, compiler_options=options)
 
-    @functools.partial(jax.jit, static_argnums=0, donate_argnums=1, compiler_options=options)
-    def compiled_step(step, state, index, operands):
-        return step(state, index, *operands)
 
-    return compiled_step
+def _one_step(step, state, index, operands):
+    return step(state, index, *operands)
 
 
 @functools.cache
