@@ -44,8 +44,8 @@ def purify(
       index: position of each image in its source [N]; default 0 … N-1. Pass it when purifying a part: of several
         hosts, each purifies its own.
       batch_size: the most images in flight, rounded up to a multiple of the number of devices. Batches are of one
-        size: the next power of 2 where one is enough for N images, else as small as as many batches allow, in steps of
-        an eighth of the most.
+        size: the next power of 2 where one is enough for N images, else the one between half of the most and the
+        most, in steps of a 32nd of it, that has the fewest images to fill up.
       mesh: devices to use; default all of this process.
       directory: where finished batches are kept, so that the same call continues after a kill. The caller
         removes it once the result is safe.
@@ -120,10 +120,11 @@ def _static_batch(count: int, most: int, devices: int) -> int:
     if count <= most:  # a few photographs must not cost a whole batch, nor 26 and 28 of them two compiled programs
         return _round_up(min(most, 1 << max(count - 1, 0).bit_length()), devices)
     most = _round_up(most, devices)
-    batches = -(-count // most)
-    # 130 in two of 80 rather than of 128, the last filled up; few sizes, as each is a program of its own.
-    unit = _round_up(max(most // 8, 1), devices)
-    return min(_round_up(-(-count // batches), unit), most)
+    # 130 in two of 68 rather than of 128, the last filled up; few sizes, as each is a program of its own.
+    unit = _round_up(max(most // 32, 1), devices)
+    fewest = -(-count // most)
+    sizes = [min(_round_up(-(-count // batches), unit), most) for batches in range(fewest, 2 * fewest + 1)]
+    return min((size for size in sizes if 2 * size >= most), key=lambda size: (-(-count // size) * size, -size))
 
 
 def _round_up(number: int, unit: int) -> int:

@@ -77,10 +77,14 @@ def test_there_is_one_batch_shape(stored):
 
 
 @pytest.mark.parametrize(("count", "most", "devices", "calls"), [
-    (21, 16, 1, [12, 12]),  # not 16 and 16, of which 11 are there to fill up
-    (97, 64, 1, [56, 56]),  # in steps of an eighth of the most, so that there are few programs
-    (98, 64, 1, [56, 56]),
-    (100, 32, 1, [28] * 4),
+    (21, 16, 1, [11, 11]),  # not 16 and 16, of which 11 are there to fill up
+    (97, 64, 1, [50, 50]),  # in steps of a 32nd of the most, so that there are few programs
+    (98, 64, 1, [50, 50]),
+    (100, 32, 1, [25] * 4),
+    (100, 96, 2, [52, 52]),
+    (65, 64, 1, [34, 34]),  # not 64 and 1, and not three of 22
+    (100, 64, 4, [52, 52]),
+    (99, 50, 1, [33] * 3),  # one more batch, and none to fill up
     (26, 32, 1, [32]),
     (30, 7, 4, [8] * 4),
     (17, 16, 4, [12, 12]),
