@@ -10,7 +10,7 @@ import math
 from jax import lax
 import jax.numpy as jnp
 
-from jaxpurify.networks import convolution_rows, winograd
+from jaxpurify.networks import convolution_rows, winograd, winograd_strided
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -26,7 +26,8 @@ _MOST_PIECES = 16
 
 def cpu_value(images, kernel, stride, padding, sizes):
     """The convolution itself."""
-    del sizes
+    if winograd_strided.fits(images, kernel.shape, stride, padding, sizes[:2]):
+        return winograd_strided.convolve(images, kernel)
     return _window(images, kernel, stride, [(padding, padding)] * 2)
 
 
@@ -36,6 +37,8 @@ def cpu_images(outputs, kernel, stride, padding, sizes):
     Pixels `stride · u + phase` meet only the taps `(phase + padding) mod stride + stride · j`.
     """
     height, width, *taps = sizes
+    if winograd_strided.fits(outputs, kernel.shape, stride, padding, sizes[:2]):
+        return winograd_strided.images_gradient(outputs, kernel)
     if winograd.fits(outputs, kernel.shape, stride, width):
         return winograd.convolve(outputs, kernel, [(2 - padding, 2 - padding)] * 2, width, reverse=True)
     counts = [-(-height // stride), -(-width // stride)]

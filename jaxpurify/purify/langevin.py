@@ -67,7 +67,8 @@ class Langevin:
         return midpoint_step if self.midpoint else langevin_step
 
     def __call__(self, keys: Keys, images: Images) -> Images:
-        return loop.repeat(self.step, images, self.steps, self.energy, self.step_size, self.temperature, keys)
+        operands = (self.energy, self.step_size, self.temperature, keys)
+        return loop.repeat(self.step, images, self.steps, *operands, newer_emitter=True)
 
 
 def langevin_update(

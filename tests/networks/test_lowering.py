@@ -35,11 +35,14 @@ SHAPES = {
     "winograd, few channels": ((2, 6, 16, 32), 3, 33, 1, 1),
     "by taps, cut on the far side": ((2, 8, 9, 64), 3, 128, 2, 1),
     "winograd, many channels": ((2, 4, 5, 256), 3, 257, 1, 1),
+    "winograd, strided": ((2, 8, 12, 32), 4, 36, 2, 1),
+    "winograd, strided, one tile": ((3, 4, 4, 32), 4, 33, 2, 1),
+    "strided, no whole tiles": ((2, 8, 6, 32), 4, 33, 2, 1),
     "several pieces of the batch": ((9, 32, 32, 5), 3, 6, 1, 1),
     "several pieces with stride": ((33, 33, 33, 2), 4, 3, 2, 1),
 }
 # Reverse over reverse runs the same three operations as forward over reverse; the longest to compile.
-REVERSED_TWICE = ("three by three with stride, odd", "winograd")
+REVERSED_TWICE = ("three by three with stride, odd", "winograd", "winograd, strided")
 
 
 def plain(images, kernel, *, stride, padding):
