@@ -4,11 +4,6 @@ On GPU and TPU a loop is one `lax.scan`. XLA:CPU runs the gradient of a convolut
 inside a compiled loop than outside of it (weight gradients about 50 times, input gradients about 4), so
 on CPU the same loop is a Python loop over a compiled step. Both run the same step function
 on the same numbers. Inside another trace (`jit`, `vmap`, `grad`) there is no choice: the loop is `lax.scan`.
-
-XLA:CPU has two emitters of fused loops. Steps are compiled with the older one, which takes half the time to compile and
-gives faster gradients; for calls of a UNet the newer one is faster (`experiments/bench`, two cores of an EPYC, older
-over newer: training ResNet-9 1.35 and 1.60 in two runs, ResNet-18 1.18, HLB-S 1.07, a step of gradient matching 1.16,
-of Langevin 1.24 on the SNGAN energy and 0.98 on the convolutional one, UNet S 0.83, a tiny UNet 0.92).
 """
 
 from collections.abc import Callable
@@ -24,13 +19,10 @@ State = Any
 Step = Callable[..., tuple[State, Any]]
 Report = Callable[[int, int], None]  # (finished steps, all steps)
 
-_OLDER_EMITTER = {"xla_cpu_use_fusion_emitters": False}
 _PARTS = 20  # in which a compiled loop runs where its progress is reported
 
 
-def scan(
-    step: Step, state: State, steps: int, *operands: Any, progress: Report | None = None, newer_emitter: bool = False
-) -> tuple[State, Any]:
+def scan(step: Step, state: State, steps: int, *operands: Any, progress: Report | None = None) -> tuple[State, Any]:
     """Runs `state, output = step(state, index, *operands)` for `index` 0 … steps-1.
 
     Args:
@@ -40,7 +32,6 @@ def scan(
       *operands: pytrees that the step reads: models, keys, data. New values do not recompile.
       progress: called with (finished steps, all steps): at the start, and after every step on CPU, elsewhere after
         each of up to 20 equal parts, which run the same program one after the other; not inside of another trace.
-      newer_emitter: how XLA:CPU writes the step's fused loops, see above; for steps that call a UNet.
 
     Returns:
       The last state, and the outputs of all steps stacked on a new leading axis.
@@ -50,12 +41,12 @@ def scan(
     if progress is not None and not _traced(state, operands):
         progress(0, steps)
     if steps and runs_in_python(state, operands):
-        step, outputs, program = _hashed_once(step), [], _step_program(_one_step, not newer_emitter)
+        step, outputs = _hashed_once(step), []
         # A copy, for each step writes over the last state: with a new block of memory for every state the heap falls to
         # pieces that the next step's temporaries do not fit (ResNet-18 on two devices: 2.1 GB more after 12 steps).
         state = jax.device_put(state, may_alias=False)
         for index in range(steps):
-            state, output = program(step, state, np.uint32(index), operands)
+            state, output = _compiled_step(step, state, np.uint32(index), operands)
             outputs.append(output)
             if progress is not None:
                 jax.block_until_ready(state)  # a step is finished then, not when it is under way
@@ -75,15 +66,10 @@ def scan(
 
 
 def repeat(
-    step: Callable[..., State],
-    state: State,
-    steps: int,
-    *operands: Any,
-    progress: Report | None = None,
-    newer_emitter: bool = False,
+    step: Callable[..., State], state: State, steps: int, *operands: Any, progress: Report | None = None
 ) -> State:
-    """Runs `state = step(state, index, *operands)` for `index` 0 … steps-1 and returns the last state; see `scan`."""
-    return scan(_WithoutOutput(step), state, steps, *operands, progress=progress, newer_emitter=newer_emitter)[0]
+    """Runs `state = step(state, index, *operands)` for `index` 0 … steps-1 and returns the last state."""
+    return scan(_WithoutOutput(step), state, steps, *operands, progress=progress)[0]
 
 
 def part_of(progress: Report | None, earlier: int, total: int, each: int = 1) -> Report | None:
@@ -136,37 +122,9 @@ class _WithoutOutput:
         return hash((_WithoutOutput, self.step))
 
 
-def jit_step(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`jit` of `function(step, state, *operands)`, a step that `scan` does not run, compiled as it compiles its own.
-
-    `step` is static, `state` is written over. Calls inside of another trace are a part of that.
-    """
-
-    @functools.wraps(function)
-    def run(step, state, *operands):
-        return _step_program(function, runs_in_python(state, operands))(step, state, *operands)
-
-    return run
-
-
-@functools.cache
-def _step_program(function: Callable[..., Any], older_emitter: bool):
-    options = _OLDER_EMITTER if older_emitter and _is_known(tuple(_OLDER_EMITTER.items())) else None
-    return jax.jit(function, static_argnums=0, donate_argnums=1, compiler_options=options)
-
-
-def _one_step(step, state, index, operands):
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _compiled_step(step, state, index, operands):
     return step(state, index, *operands)
-
-
-@functools.cache
-def _is_known(options: tuple[tuple[str, bool], ...]) -> bool:
-    """False where this version of XLA has left the options behind: they are about speed, not about results."""
-    try:
-        jax.jit(lambda: np.float32(0), compiler_options=dict(options)).lower().compile()
-    except jax.errors.JaxRuntimeError:
-        return False
-    return True
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -1,7 +1,6 @@
 """Loops: the Python loop over a compiled step and `lax.scan` are the same loop."""
 
 import dataclasses
-import functools
 
 import chex
 from flax import nnx
@@ -51,23 +50,8 @@ def test_steps_write_over_each_others_states_and_over_nothing_else():
     for number in range(5):  # outputs are kept, although they are states
         np.testing.assert_array_equal(states[number], loop.scan(both, start, number + 1, jnp.float32(3.7))[0])
     np.testing.assert_array_equal(states[-1], last)
-    program = loop._step_program(loop._one_step, True)
-    taken = program.lower(loop._hashed_once(both), start, np.uint32(0), (jnp.float32(3.7),))
+    taken = loop._compiled_step.lower(loop._hashed_once(both), start, np.uint32(0), (jnp.float32(3.7),))
     assert taken.args_info[0][0].donated and not taken.args_info[0][2][0].donated
-
-
-def test_both_emitters_give_the_same_numbers():
-    expected = loop.scan(wave, START, 5, jnp.float32(3.7))
-    found = loop.scan(wave, START, 5, jnp.float32(3.7), newer_emitter=True)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
-
-
-def test_a_later_xla_without_the_option_runs_the_same_steps(monkeypatch):
-    expected = loop.scan(wave, START, 5, jnp.float32(3.7))
-    assert loop._is_known(tuple(loop._OLDER_EMITTER.items()))
-    monkeypatch.setattr(loop, "_OLDER_EMITTER", {"xla_cpu_an_option_of_the_past": False})
-    monkeypatch.setattr(loop, "_step_program", functools.cache(loop._step_program.__wrapped__))
-    jax.tree.map(np.testing.assert_array_equal, loop.scan(wave, START, 5, jnp.float32(3.7)), expected)
 
 
 def test_repeat_is_scan_without_outputs():

@@ -12,7 +12,6 @@ from jaxtyping import Array, Int, Key
 import numpy as np
 import optax
 
-from jaxpurify import loop
 from jaxpurify.data.image import to_float
 from jaxpurify.generate.run import run
 from jaxpurify.networks.freeze import Frozen, freeze
@@ -142,7 +141,7 @@ class DiffusionStep:
         return _learn(self, state, key, rows, images)
 
 
-@loop.jit_step
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _learn(step: DiffusionStep, state: DiffusionState, key, rows, images):
     recipe = step.recipe
     data = to_float(images[rows])

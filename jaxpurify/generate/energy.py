@@ -148,7 +148,7 @@ def _draw(step: EnergyStep, bank, key, rows, images):
     return positive, slots, bank[slots], image_keys(named(key, "chain"), slots)
 
 
-@loop.jit_step
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _learn(step: EnergyStep, state: EnergyState, key, positive, negative, slots):
     recipe = step.recipe
 

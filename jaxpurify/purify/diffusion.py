@@ -71,7 +71,7 @@ class Diffusion:
         # Where one step is compiled (CPU), schedules of other lengths find it again: 5 and 15 calls are one program.
         table = jnp.asarray(np.pad(table, ((0, -calls % 16), (0, 0))))
         noisy = add_noise(images, keys, *self.start())
-        clean = loop.repeat(reverse_step, noisy, calls, self.noise, table, keys, newer_emitter=True)
+        clean = loop.repeat(reverse_step, noisy, calls, self.noise, table, keys)
         return to_unit_range(clean)
 
     def start(self) -> tuple[np.float32, np.float32]:

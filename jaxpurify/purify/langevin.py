@@ -67,8 +67,7 @@ class Langevin:
         return midpoint_step if self.midpoint else langevin_step
 
     def __call__(self, keys: Keys, images: Images) -> Images:
-        operands = (self.energy, self.step_size, self.temperature, keys)
-        return loop.repeat(self.step, images, self.steps, *operands, newer_emitter=True)
+        return loop.repeat(self.step, images, self.steps, self.energy, self.step_size, self.temperature, keys)
 
 
 def langevin_update(

@@ -217,7 +217,7 @@ def watched(monkeypatch, name):
     seen, genuine = [], module.advance
 
     def advance(objective, *rest):
-        seen.append((objective, loop._step_program(loop._one_step, True)._cache_size()))
+        seen.append((objective, loop._compiled_step._cache_size()))
         return genuine(objective, *rest)
 
     monkeypatch.setattr(module, "advance", advance)
