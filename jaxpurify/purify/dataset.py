@@ -44,8 +44,8 @@ def purify(
       index: position of each image in its source [N]; default 0 … N-1. Pass it when purifying a part: of several
         hosts, each purifies its own.
       batch_size: the most images in flight, rounded up to a multiple of the number of devices. Batches are of one
-        size: the next power of 2 where one is enough for N images, else the one between half of the most and the
-        most, in steps of a 32nd of it, that has the fewest images to fill up.
+        size: the next power of 2 where one is enough for N images, else as small as as many batches allow, in steps of
+        a 32nd of the most, or of more batches of at least three quarters of it where fewer images fill them up.
       mesh: devices to use; default all of this process.
       directory: where finished batches are kept, so that the same call continues after a kill. The caller
         removes it once the result is safe.
@@ -123,8 +123,9 @@ def _static_batch(count: int, most: int, devices: int) -> int:
     # 130 in two of 68 rather than of 128, the last filled up; few sizes, as each is a program of its own.
     unit = _round_up(max(most // 32, 1), devices)
     fewest = -(-count // most)
-    sizes = [min(_round_up(-(-count // batches), unit), most) for batches in range(fewest, 2 * fewest + 1)]
-    return min((size for size in sizes if 2 * size >= most), key=lambda size: (-(-count // size) * size, -size))
+    sizes = [min(_round_up(-(-count // batches), unit), most) for batches in range(fewest, 2 * fewest)]
+    sizes = sizes[:1] + [size for size in sizes if 4 * size >= 3 * most]
+    return min(sizes, key=lambda size: (-(-count // size) * size, -size))
 
 
 def _round_up(number: int, unit: int) -> int:
