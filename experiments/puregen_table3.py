@@ -8,10 +8,10 @@ Rows are appended to experiments/results/puregen_table3_cpu_small.jsonl; those p
 runs/grid/poisoned-public, and a killed training continues.
 
 Receipt: 64 core-minutes for the victims (the sum of `seconds` over the rows) on an AMD EPYC (Zen 4) with two cores,
-which other work shared, and 20 to 40 minutes of a core for each of the three models that are trained. Classes 0, 1
-and 2, one victim each, mean ± standard error, success above the floor (16.9 ± 4.4), highest class, natural accuracy: undefended
-41.4 ± 7.8, 77.3, 72.5; energy of clean images 16.0 ± 4.9, 48.6, 71.0; of poisoned ones 9.5 ± 1.2, 36.4, 67.2;
-diffusion of clean images -8.3 ± 5.4, 11.2, 67.7; of poisoned ones -7.5 ± 4.9, 11.2, 68.1.
+which other work shared, and 20 to 40 minutes of a core for each of the three models that are trained. Classes 0, 1 and
+2, one victim each, mean ± standard error, success above the floor (16.9 ± 4.4), highest class, natural accuracy:
+undefended 41.4 ± 7.8, 77.3, 72.5; energy of clean images 16.0 ± 4.9, 48.6, 71.0; of poisoned ones 9.5 ± 1.2, 36.4,
+67.2; diffusion of clean images -8.3 ± 5.4, 11.2, 67.7; of poisoned ones -7.5 ± 4.9, 11.2, 68.1.
 """
 
 import dataclasses
