@@ -1,7 +1,8 @@
 """How the expensive layers are computed on this backend: convolution and pooling, values and gradients.
 
 Networks call these functions and stay readable; only this file and `convolution_forms.py`, which chooses between the
-forms of a convolution (some in `convolution_rows.py`, `winograd.py` and `winograd_strided.py`), know that XLA:CPU is slow at some.
+forms of a convolution (some in `convolution_rows.py`, `winograd.py` and `winograd_strided.py`), know that XLA:CPU is
+slow at some.
 Everything is NHWC, kernels are HWIO, padding is the same on both sides as in PyTorch.
 
 A convolution is bilinear, and so are its two gradients. The three are one family of JAX primitives, each with
