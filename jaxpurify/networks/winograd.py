@@ -89,7 +89,7 @@ def _both_ways(images, kernels, pads, across, reverse):
     contracted = ((1,), (1 if reverse else 0,)), ((), ())
     products = [
         [
-            lax.dot_general(_flat(part), tap, contracted).reshape(*part.shape[:3], -1)
+            lax.dot_general(flat(part), tap, contracted).reshape(*part.shape[:3], -1)
             for part, tap in zip(*column, strict=True)
         ]
         for column in zip(window, kernels, strict=True)
@@ -116,7 +116,7 @@ def kernel_gradient(images, outputs, padding):
     window, slopes = lax.optimization_barrier((window, slopes))
     # Matrix products, though a convolution would do: XLA's takes two to four times as long here.
     products = [
-        [_flat(part).T @ _flat(slope) for part, slope in zip(*column, strict=True)]
+        [flat(part).T @ flat(slope) for part, slope in zip(*column, strict=True)]
         for column in zip(window, slopes, strict=True)
     ]
     products = lax.optimization_barrier(products)
@@ -151,7 +151,7 @@ def _joined_across(products, across):
     return result.reshape(*result.shape[:2], -1, result.shape[-1])[:, :, :across]
 
 
-def _flat(maps):
+def flat(maps):
     """Positions × channels. XLA:CPU has fast matrix products only: contracting three axes takes five times as long."""
     return maps.reshape(-1, maps.shape[-1])
 

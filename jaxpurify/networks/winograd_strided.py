@@ -9,6 +9,8 @@ are 0, 1 and -1 only. Images and outputs are NHWC, kernels HWIO.
 from jax import lax
 import jax.numpy as jnp
 
+from jaxpurify.networks.winograd import flat
+
 _BORDER = ((0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0))
 # The pixels 2u and 2u + 1 meet two taps each. Which of the five combinations of outputs (`_slopes_seen`) is which of
 # the three products of which of the two pixels.
@@ -38,7 +40,7 @@ def convolve(images, kernel):
     window = []
     for part in columns:
         three = _products_of(*(part[:, first : first + 2 * down : 2] for first in range(3)))
-        window.append([_flat(jnp.concatenate([block[:, :, 0], block[:, :, 1]], -1)) for block in three])
+        window.append([flat(jnp.concatenate([block[:, :, 0], block[:, :, 1]], -1)) for block in three])
     blocks = kernel.reshape(2, 2, 2, 2, inputs, -1)  # [row of blocks, row, column of blocks, column, I, O]
     kernels = [
         [part.reshape(4 * inputs, -1) for part in _taps_of(*half)]
@@ -63,7 +65,7 @@ def images_gradient(outputs, kernel):
     columns = _slopes_seen(*(outputs[:, :, first : first + 2 * across - 1 : 2] for first in range(4)))
     columns = lax.optimization_barrier(columns)
     window = [
-        [_flat(part) for part in _slopes_seen(*(column[:, first : first + 2 * down - 1 : 2] for first in range(4)))]
+        [flat(part) for part in _slopes_seen(*(column[:, first : first + 2 * down - 1 : 2] for first in range(4)))]
         for column in columns
     ]
     by_column = _taps_met(*(kernel[:, tap] for tap in range(4)))
@@ -127,7 +129,3 @@ def _taps_met(zeroth, first, second, third):
     """What the five are multiplied with. An even pixel meets taps 3 and 1, an odd one 2 and 0."""
     even, odd = _taps_of(third, first), _taps_of(second, zeroth)
     return (even[0],), (even[1],), (even[2], -odd[0]), (odd[1],), (odd[2],)
-
-
-def _flat(maps):
-    return maps.reshape(-1, maps.shape[-1])

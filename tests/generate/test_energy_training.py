@@ -54,8 +54,8 @@ def copy(state):
     return jax.tree.map(jnp.copy, state)
 
 
-def test_the_recorded_loss():
-    name = "conv_energy"
+@pytest.mark.parametrize("name", ["conv_energy", "sngan_energy"])
+def test_the_recorded_loss(name):
     golden = PARAMETERS[name]
     model = from_torch(name, tensors(name))
     update, energy = jax.jit(langevin_update), freeze(model)
