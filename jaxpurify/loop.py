@@ -22,7 +22,9 @@ Report = Callable[[int, int], None]  # (finished steps, all steps)
 _PARTS = 20  # in which a compiled loop runs where its progress is reported
 
 
-def scan(step: Step, state: State, steps: int, *operands: Any, progress: Report | None = None) -> tuple[State, Any]:
+def scan(
+    step: Step, state: State, steps: int, *operands: Any, progress: Report | None = None, whole: bool = True
+) -> tuple[State, Any]:
     """Runs `state, output = step(state, index, *operands)` for `index` 0 … steps-1.
 
     Args:
@@ -32,6 +34,8 @@ def scan(step: Step, state: State, steps: int, *operands: Any, progress: Report 
       *operands: pytrees that the step reads: models, keys, data. New values do not recompile.
       progress: called with (finished steps, all steps): at the start, and after every step on CPU, elsewhere after
         each of up to 20 equal parts, which run the same program one after the other; not inside of another trace.
+      whole: False: on CPU the step is called as it is and compiles its own parts, so that long loops inside of it are
+        Python loops as well (see `has_loops`).
 
     Returns:
       The last state, and the outputs of all steps stacked on a new leading axis.
@@ -46,7 +50,10 @@ def scan(step: Step, state: State, steps: int, *operands: Any, progress: Report 
         # pieces that the next step's temporaries do not fit (ResNet-18 on two devices: 2.1 GB more after 12 steps).
         state = jax.device_put(state, may_alias=False)
         for index in range(steps):
-            state, output = _compiled_step(step, state, np.uint32(index), operands)
+            if whole:
+                state, output = _compiled_step(step, state, np.uint32(index), operands)
+            else:
+                state, output = step(state, jnp.uint32(index), *operands)
             outputs.append(output)
             if progress is not None:
                 jax.block_until_ready(state)  # a step is finished then, not when it is under way
@@ -80,6 +87,11 @@ def part_of(progress: Report | None, earlier: int, total: int, each: int = 1) ->
 def runs_in_python(*trees: Any) -> bool:
     """True where a loop over these arrays runs as a Python loop: on CPU and outside of any trace."""
     return not _traced(trees) and jax.default_backend() == "cpu"
+
+
+def has_loops(function: Any) -> bool:
+    """True where a step that calls `function` is faster uncompiled: it says so (`has_loops`), and this is a CPU."""
+    return getattr(function, "has_loops", False) and jax.default_backend() == "cpu"
 
 
 def _traced(*trees: Any) -> bool:

@@ -43,6 +43,23 @@ def both(state, index, factor):
     return state, state
 
 
+def chained(state, index, energy):
+    return loop.repeat(descend, state, 3, energy) + 0.01 * index.astype(jnp.float32), index
+
+
+def test_a_step_that_is_not_compiled_as_a_whole_loops_in_python(monkeypatch):
+    looped = []
+    runs_in_python = loop.runs_in_python
+    monkeypatch.setattr(loop, "runs_in_python", lambda *trees: looped.append(runs_in_python(*trees)) or looped[-1])
+    energy = freeze(ConvEnergy(4, channels=1, size=8, rngs=nnx.Rngs(0)))
+    images = jnp.linspace(0.0, 1.0, 128).reshape(2, 8, 8, 1)
+    parts, _ = loop.scan(chained, images, 2, energy, whole=False)
+    assert looped == [True, True, True]
+    whole, indices = loop.scan(chained, images, 2, energy)
+    assert looped == [True, True, True, True, False] and indices.tolist() == [0, 1]
+    np.testing.assert_allclose(parts, whole, atol=1e-6)
+
+
 def test_steps_write_over_each_others_states_and_over_nothing_else():
     start = jnp.copy(START)
     last, states = loop.scan(both, start, 5, jnp.float32(3.7))

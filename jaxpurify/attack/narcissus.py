@@ -205,13 +205,15 @@ def _optimise(
     """The optimised delta within the budget, and the objective before each step."""
     delta = jnp.zeros(problem.images.shape[1:])
     state = (delta, _optimizer(problem).init(delta))
-    (delta, _), losses = loop.scan(_step, state, steps, problem, progress=progress)
+    whole = not loop.has_loops(problem.transform)
+    (delta, _), losses = loop.scan(_step, state, steps, problem, progress=progress, whole=whole)
     return jnp.clip(delta, -problem.epsilon, problem.epsilon), losses
 
 
 def _class_loss(problem: _Problem, delta: Float[Array, "height width channels"]) -> float:
     """The objective at `delta`, averaged over one pass over the target class."""
-    _, losses = loop.scan(_measure, delta, len(problem.images) // problem.batch_size, problem)
+    steps, whole = len(problem.images) // problem.batch_size, not loop.has_loops(problem.transform)
+    _, losses = loop.scan(_measure, delta, steps, problem, whole=whole)
     return float(losses.mean())
 
 
@@ -243,10 +245,15 @@ def _objective(delta, index, problem):
             stream = named(problem.key, f"transform {draw}" if draw else "transform")
             seen = problem.transform(image_keys(jax.random.fold_in(stream, index), chosen), images)
         for apply, member in zip(problem.applies, problem.members, strict=True):
-            logits = apply(member, seen)
+            logits = _logits(apply, member, seen)
             wanted = jnp.full(logits.shape[:1], problem.label)
             losses.append(optax.softmax_cross_entropy_with_integer_labels(logits, wanted).mean())
     return sum(losses) / len(losses)
+
+
+@jax.jit
+def _logits(apply, member, images):
+    return apply(member, images)
 
 
 def _optimizer(problem):

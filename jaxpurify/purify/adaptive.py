@@ -85,6 +85,11 @@ class Adaptive:
         if not isinstance(self.steps, int) or self.steps < 1:
             raise ValueError(f"steps={self.steps!r}; at least 1 step must have a gradient")
 
+    @property
+    def has_loops(self) -> bool:
+        """True where steps have no gradient: outside of a trace on CPU they run as a Python loop (`loop.has_loops`)."""
+        return self.mode != "exact"
+
     def __call__(self, keys: Keys, images: Images) -> Images:
         if self.mode == "straight_through":
             return _straight_through(self.purifier(keys, lax.stop_gradient(images)), images)
