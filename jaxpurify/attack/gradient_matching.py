@@ -135,10 +135,7 @@ def gradient_matching(
     check_batches(match, micro_batch, engine)
     if restarts_together is not None and (restarts_together < 1 or restarts % restarts_together):
         raise ValueError(f"restarts_together is {restarts_together}; it must divide the {restarts} restarts")
-    if targets_together is not None and not separately:
-        raise ValueError(f"targets_together is {targets_together}; it goes with separately")
-    if separately and mesh is not None:
-        raise ValueError("mesh splits the poisons of one target; with separately, craft target by target")
+    _check_separately(separately, targets_together, mesh)
     applies, members = ensemble(apply, params)
     check_criterion(criterion)
     passenger = loss if isinstance(loss, Passenger) else Passenger(loss)
@@ -160,12 +157,7 @@ def gradient_matching(
     )
     how_to = (epsilon, learning_rate, steps, decay, optimizer, restarts_together or 0)
     aimed = aims(images, labels, key, target, targets, separately)
-    if criterion == "unxent" and base is None and any(len(set(aim.targets.labels.tolist())) > 1 for aim in aimed):
-        raise ValueError(
-            "targets are of several classes; with criterion 'unxent' base must say of which the poisons are"
-        )
-    own = [int(aim.targets.labels[0]) if criterion == "unxent" else aim.target for aim in aimed]
-    classes = own if base is None else [base if isinstance(base, str) else int(base)] * len(aimed)
+    classes = _classes(aimed, base, criterion)
     craftings = []
     for aim, of_base in zip(aimed, classes, strict=True):
         check_outputs(applies, members, images.shape[1:], aim.target)
@@ -211,6 +203,26 @@ def gradient_matching(
         for crafting, state, losses, aim, of_base in zip(craftings, states, values, aimed, classes, strict=True)
     ]
     return poisons if separately else poisons[0]
+
+
+def _check_separately(separately, targets_together, mesh):
+    if targets_together is not None and not separately:
+        raise ValueError(f"targets_together is {targets_together}; it goes with separately")
+    if separately and mesh is not None:
+        raise ValueError("mesh splits the poisons of one target; with separately, craft target by target")
+
+
+def _classes(aimed: list[Aim], base: int | str | None, criterion: str) -> list[int | str]:
+    """Of each aim the class whose images are poisoned: `base`, or the class that the criterion moves targets to."""
+    if base is not None:
+        return [base if isinstance(base, str) else int(base)] * len(aimed)
+    if criterion != "unxent":
+        return [aim.target for aim in aimed]
+    if any(len(set(aim.targets.labels.tolist())) > 1 for aim in aimed):
+        raise ValueError(
+            "targets are of several classes; with criterion 'unxent' base must say of which the poisons are"
+        )
+    return [int(aim.targets.labels[0]) for aim in aimed]
 
 
 def _check_privacy(clip, noise):

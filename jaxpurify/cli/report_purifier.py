@@ -1,6 +1,8 @@
 """`jaxpurify report purifier`: what a purifier does to the poisons of one attack, as one page."""
 
+from collections.abc import Callable
 import dataclasses
+import functools
 from pathlib import Path
 import time
 from typing import Any
@@ -48,68 +50,32 @@ def main(arguments: list[str]) -> int | None:
     if options.count < 1:
         raise ValueError(f"count {options.count}; at least 1 image is needed")
     if any(number < 1 for number in options.steps):
-        raise ValueError(f"steps {' '.join(map(str, options.steps))}; all of them must be at least 1")
+        raise ValueError(f"steps {_steps(options)}; all of them must be at least 1")
 
     import jax
 
-    from jaxpurify.data.poison import poison_dataset
-    from jaxpurify.data.sources import load_source
-    from jaxpurify.evaluate.crossing import crossing, parts
     from jaxpurify.evaluate.effect import effect
     from jaxpurify.evaluate.effect_report import effect_report
     from jaxpurify.evaluate.purifiers import make_purifier
-    from jaxpurify.evaluate.stored_poison import stored
     from jaxpurify.purify.filter import TopEnergy
 
-    dataset = load_source(options.source, size=options.size)
-    poison = stored(dataset.images, dataset.labels, jax.random.key(0), path=str(options.poison), format="npz")
-    poisoned = poison_dataset(dataset, poison).images[poison.index]
-    clean = dataset.images[poison.index]
-    rows = (clean != poisoned).any((1, 2, 3)).nonzero()[0][: options.count]
-    if not len(rows):
-        raise ValueError(f"no poison of {options.poison} differs from its image in {options.source}; is it of another?")
-    purifier = make_purifier(options.purifier, dataset.images.shape[1:])
-    energy = _energy(options, purifier, dataset.images.shape[1:])
-    if options.steps and not parts(purifier):
-        raise ValueError(f"--steps {' '.join(map(str, options.steps))}; {options.purifier} has no steps to choose")
-    for part in parts(purifier):
-        if options.steps and not part.possible(options.steps):
-            raise ValueError(f"--steps {' '.join(map(str, options.steps))}; {part.name} are at most {part.most}")
-    whole = purifier
+    pair, index, poison = _poisoned(options)
+    shape = pair[0].shape[1:]
+    whole = make_purifier(options.purifier, shape)
+    energy = _energy(options, whole, shape)
+    _check_steps(options, whole)
     purifier = whole.purifier if isinstance(whole, TopEnergy) else whole
-
-    pair, index = (clean[rows], poisoned[rows]), poison.index[rows]
-    start, key, crossings = time.perf_counter(), jax.random.key(options.seed), {}
+    start, key = time.perf_counter(), jax.random.key(options.seed)
     with progress_display() as progress:
-        measured = effect(
-            purifier,
-            *pair,
-            key=key,
-            energy=energy,
-            index=index,
-            progress=lambda finished, total: progress("purify", finished, total),
-        )
-        for number, part in enumerate(parts(purifier)):
-            name = part.name if part.name not in crossings else f"{part.name}, part {number + 1}"
-            steps = part.possible(options.steps) if options.steps else part.grid()
-            if not steps:  # a chain of no steps, say
-                continue
-            found = crossing(
-                part.at,
-                *pair,
-                steps,
-                key=key,
-                index=index,
-                progress=lambda finished, total, name=name: progress(f"crossing, {name}", finished, total),
-            )
-            crossings[name] = (part.own, found)
-    seconds = time.perf_counter() - start
+        shown = functools.partial(progress, "purify")
+        measured = effect(purifier, *pair, key=key, energy=energy, index=index, progress=shown)
+        crossings = _crossings(options, purifier, pair, key, index, progress)
     settings = {
         "purifier": options.purifier,
         "source": options.source,
         "poison": str(options.poison),
         "attack": poison.how,
-        "images": f"{len(rows):,} of {len(poison):,} poisons",
+        "images": f"{len(index):,} of {len(poison):,} poisons",
         "seed": options.seed,
     }
     written = effect_report(
@@ -118,11 +84,59 @@ def main(arguments: list[str]) -> int | None:
         crossings,
         purifier=options.purifier,
         settings=settings,
-        seconds=seconds,
+        seconds=time.perf_counter() - start,
         chosen=whole is not purifier,
     )
     print(_line(measured, crossings, written))
     return None
+
+
+def _steps(options: Options) -> str:
+    return " ".join(map(str, options.steps))
+
+
+def _poisoned(options: Options) -> tuple[tuple[Any, Any], Any, Any]:
+    """The first COUNT clean images that the poison changes with what it makes of them, their positions, the poison."""
+    import jax
+
+    from jaxpurify.data.poison import poison_dataset
+    from jaxpurify.data.sources import load_source
+    from jaxpurify.evaluate.stored_poison import stored
+
+    dataset = load_source(options.source, size=options.size)
+    poison = stored(dataset.images, dataset.labels, jax.random.key(0), path=str(options.poison), format="npz")
+    poisoned = poison_dataset(dataset, poison).images[poison.index]
+    clean = dataset.images[poison.index]
+    rows = (clean != poisoned).any((1, 2, 3)).nonzero()[0][: options.count]
+    if not len(rows):
+        raise ValueError(f"no poison of {options.poison} differs from its image in {options.source}; is it of another?")
+    return (clean[rows], poisoned[rows]), poison.index[rows], poison
+
+
+def _check_steps(options: Options, purifier: Any) -> None:
+    from jaxpurify.evaluate.crossing import parts
+
+    if options.steps and not parts(purifier):
+        raise ValueError(f"--steps {_steps(options)}; {options.purifier} has no steps to choose")
+    for part in parts(purifier):
+        if options.steps and not part.possible(options.steps):
+            raise ValueError(f"--steps {_steps(options)}; {part.name} are at most {part.most}")
+
+
+def _crossings(
+    options: Options, purifier: Any, pair: tuple[Any, Any], key: Any, index: Any, progress: Callable[..., None]
+) -> dict[str, Any]:
+    """Of every part of the purifier that has steps: its own number of them, and the distances over others."""
+    from jaxpurify.evaluate.crossing import crossing, parts
+
+    crossings = {}
+    for number, part in enumerate(parts(purifier)):
+        name = part.name if part.name not in crossings else f"{part.name}, part {number + 1}"
+        steps = part.possible(options.steps) if options.steps else part.grid()
+        if steps:  # none of a chain of no steps, say
+            shown = functools.partial(progress, f"crossing, {name}")
+            crossings[name] = (part.own, crossing(part.at, *pair, steps, key=key, index=index, progress=shown))
+    return crossings
 
 
 def _energy(options: Options, purifier: Any, shape: tuple[int, ...]) -> Any:
