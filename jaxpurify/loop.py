@@ -73,10 +73,15 @@ def scan(
 
 
 def repeat(
-    step: Callable[..., State], state: State, steps: int, *operands: Any, progress: Report | None = None
+    step: Callable[..., State],
+    state: State,
+    steps: int,
+    *operands: Any,
+    progress: Report | None = None,
+    whole: bool = True,
 ) -> State:
     """Runs `state = step(state, index, *operands)` for `index` 0 … steps-1 and returns the last state."""
-    return scan(_WithoutOutput(step), state, steps, *operands, progress=progress)[0]
+    return scan(_WithoutOutput(step), state, steps, *operands, progress=progress, whole=whole)[0]
 
 
 def part_of(progress: Report | None, earlier: int, total: int, each: int = 1) -> Report | None:

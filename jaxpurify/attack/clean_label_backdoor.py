@@ -14,7 +14,7 @@ from jaxpurify.attack.badnets import patch_trigger
 from jaxpurify.attack.budget import add_levels, apply_trigger, levels, to_levels
 from jaxpurify.attack.choose import StoredLabels, check_dataset, check_draws, check_target
 from jaxpurify.attack.signed_adam import project
-from jaxpurify.attack.surrogate import Apply, class_count
+from jaxpurify.attack.surrogate import Apply, class_count, compiled_logits
 from jaxpurify.attack.targeted import choose_base
 from jaxpurify.data.image import to_float
 from jaxpurify.data.poison import Poison
@@ -106,6 +106,8 @@ def clean_label_backdoor(
         shape = (images.shape[1], images.shape[2], images.shape[3])
         trigger = patch_trigger(shape, named(key, "pattern"), pattern=pattern, size=size, corner=corner)
         described = {"pattern": pattern, "size": size, "corner": corner}
+    whole = not loop.has_loops(transform)
+    measure = _compiled_losses if whole else _losses
     moved = images[index].copy()
     losses = []
     for begin in range(0, number, batch_size):
@@ -124,12 +126,12 @@ def clean_label_backdoor(
         delta = np.zeros(1, np.float32)
         if steps:
             report = loop.part_of(progress, begin * steps, number * steps, len(problem.images))
-            delta = np.asarray(loop.repeat(_step, _start(problem), steps, problem, progress=report))
+            delta = np.asarray(loop.repeat(_step, _start(problem), steps, problem, progress=report, whole=whole))
         if not np.isfinite(delta).all():
             raise ValueError("the surrogate's gradient is not finite on the poisons; its weights are at fault")
         change = to_levels(np.broadcast_to(delta, moved[rows].shape), epsilon)
         moved[rows] = add_levels(moved[rows], change)
-        losses.append([np.asarray(_losses(problem, jnp.asarray(part))) for part in (images[index[rows]], moved[rows])])
+        losses.append([np.asarray(measure(problem, jnp.asarray(part))) for part in (images[index[rows]], moved[rows])])
     clean, objective = (float(np.concatenate(part).mean()) for part in zip(*losses, strict=True))
     if not np.isfinite(objective):
         raise ValueError(f"the surrogate's loss is {objective} on the poisons; its weights are at fault")
@@ -191,9 +193,11 @@ def _step(delta, index, problem):
     return project(delta + problem.step_size * jnp.sign(gradient), images, problem.epsilon)
 
 
-@jax.jit
 def _losses(problem, stored):
     return _cross_entropy(problem, to_float(stored), jnp.uint32(2**32 - 1))
+
+
+_compiled_losses = jax.jit(_losses)
 
 
 def _cross_entropy(problem, images, index):
@@ -204,7 +208,7 @@ def _cross_entropy(problem, images, index):
         if problem.transform is not None:
             seen = problem.transform(fold(fold(problem.keys, index), draw), images)
         for member in problem.members:
-            logits = problem.apply(member, seen)
+            logits = compiled_logits(problem.apply, member, seen)
             wanted = jnp.full(logits.shape[:1], problem.label)
             total = total + optax.softmax_cross_entropy_with_integer_labels(logits, wanted)
     return total / (problem.transform_draws * len(problem.members))

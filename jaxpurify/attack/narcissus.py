@@ -20,7 +20,7 @@ from jaxpurify.attack.choose import (
     positions,
 )
 from jaxpurify.attack.matching_objective import ensemble
-from jaxpurify.attack.surrogate import Apply, class_count, triggered
+from jaxpurify.attack.surrogate import Apply, class_count, compiled_logits, triggered
 from jaxpurify.attack.warm_up import class_batch, warm_up
 from jaxpurify.data.image import to_float
 from jaxpurify.data.poison import AdditiveTrigger, Poison
@@ -245,15 +245,10 @@ def _objective(delta, index, problem):
             stream = named(problem.key, f"transform {draw}" if draw else "transform")
             seen = problem.transform(image_keys(jax.random.fold_in(stream, index), chosen), images)
         for apply, member in zip(problem.applies, problem.members, strict=True):
-            logits = _logits(apply, member, seen)
+            logits = compiled_logits(apply, member, seen)
             wanted = jnp.full(logits.shape[:1], problem.label)
             losses.append(optax.softmax_cross_entropy_with_integer_labels(logits, wanted).mean())
     return sum(losses) / len(losses)
-
-
-@jax.jit
-def _logits(apply, member, images):
-    return apply(member, images)
 
 
 def _optimizer(problem):

@@ -18,14 +18,15 @@ def class_count(apply: PyTree, params: PyTree, shape: tuple[int, ...]) -> int:
     Raises:
       ValueError: the surrogate's answer is not one vector of logits an image.
     """
-    logits = _logits.eval_shape(apply, params, jax.ShapeDtypeStruct((1, *shape), "float32"))
+    logits = compiled_logits.eval_shape(apply, params, jax.ShapeDtypeStruct((1, *shape), "float32"))
     if not hasattr(logits, "shape") or len(logits.shape) != 2 or logits.shape[0] != 1:
         raise ValueError(f"the surrogate answers with {logits}; it must give logits [B, classes]")
     return logits.shape[1]
 
 
 @jax.jit
-def _logits(apply, params, images):
+def compiled_logits(apply: PyTree, params: PyTree, images: Images) -> Any:
+    """`apply(params, images)`, one program also in a step that is not compiled as a whole (`loop.has_loops`)."""
     return apply(params, images)
 
 

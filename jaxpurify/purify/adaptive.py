@@ -68,8 +68,9 @@ class Adaptive:
       IS the identity, whatever the chain does to images a little further away. It is right and says nothing: such an
       attack is no more adaptive than a straight-through one. `difference` sees across the kinks.
 
-      On CPU inside a compiled step more than 8 steps run as a loop, in which XLA computes the
-      gradients of convolutions several times slower than outside of it.
+      On CPU inside a compiled step more than 8 steps run as a loop, in which XLA computes the gradients of
+      convolutions several times slower than outside of it. Narcissus and the label-consistent backdoor therefore leave
+      their steps uncompiled around steps without a gradient (`has_loops`).
     """
 
     purifier: Purifier
