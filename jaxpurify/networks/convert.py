@@ -95,9 +95,18 @@ def _read(tensors: Mapping[str, Any] | str | os.PathLike) -> dict[str, np.ndarra
 
 def _array(name: str, array: Any) -> np.ndarray:
     try:
-        return np.asarray(array, np.float32)
+        array = np.asarray(array)
+        if array.dtype.kind in "biuc":  # quantised, say
+            raise TypeError(f"it is of {array.dtype}")
+        with np.errstate(over="ignore"):  # infinite then, and refused
+            array = array.astype(np.float32)
     except (TypeError, ValueError, RuntimeError) as error:  # PyTorch's: a parameter, or bfloat16
-        raise ValueError(f"tensor {name} is no array of numbers ({error}); of PyTorch's, .detach().float()") from None
+        raise ValueError(
+            f"tensor {name} is no array of floating-point numbers ({error}); of PyTorch's, .detach().float()"
+        ) from None
+    if not np.isfinite(array).all():
+        raise ValueError(f"tensor {name} has values that are NaN, infinite or beyond float32")
+    return array
 
 
 def _read_config(path: str | os.PathLike) -> dict[str, Any]:

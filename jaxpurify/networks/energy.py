@@ -36,7 +36,9 @@ class ConvEnergy(nnx.Module):
     def __init__(self, features: int = 32, channels: int = 3, size: int = 32, *, rngs: nnx.Rngs):
         halvings = int(math.log2(size)) - 2 if size >= 4 else -1
         if halvings < 0 or size != 4 << halvings:
-            raise ValueError(f"size is {size}; ConvEnergy takes a power of two of at least 4")
+            raise ValueError(
+                f"size is {size}; ConvEnergy takes a power of two of at least 4 (residual_energy multiples of 4)"
+            )
         layers = [Conv(channels, features, 3, padding=1, rngs=rngs)]
         for level in range(halvings):
             width = features << level

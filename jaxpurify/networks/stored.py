@@ -40,7 +40,18 @@ def save_network(
       frozen: the trained network.
       network, options: its name in `NETWORKS` and the options of its constructor.
       card: anything worth knowing about the weights (data, command, scores), JSON-able.
+
+    Raises:
+      ValueError: `network` and `options` build another network than `frozen` (weights of the same shapes may belong to
+        several: mean and deviation of a classifier's images, the size of attention heads).
     """
+    abstract = _abstract(network, json.loads(json.dumps(options)))
+    shapes = [[(name, leaf.shape) for name, leaf in _named(each.state)] for each in (abstract, frozen)]
+    if abstract.graphdef != frozen.graphdef or shapes[0] != shapes[1]:
+        raise ValueError(
+            f"network {network!r} with options {options} is another one than that whose weights are to be saved; "
+            "name the options that it was made with"
+        )
     header = {"network": network, "options": json.dumps(options), "card": json.dumps(card or {})}
     tensors = {name: np.asarray(leaf, order="C") for name, leaf in _named(frozen.state)}
     with replacing(Path(path), force=True) as temporary:
@@ -71,9 +82,13 @@ def load_network(path: Path | str) -> tuple[Frozen, dict[str, Any]]:
         options, card = json.loads(header["options"]), json.loads(header["card"])
     except (KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: its header is damaged ({error})") from None
-    abstract = nnx.eval_shape(lambda: build(header["network"], options, nnx.Rngs(0)))
-    frozen = freeze(abstract)
+    frozen = _abstract(header["network"], options)
     return Frozen(_filled(path, frozen.state, tensors), frozen.graphdef), card
+
+
+def _abstract(network: str, options: dict[str, Any]) -> Frozen:
+    """The network with shapes in the place of arrays."""
+    return freeze(nnx.eval_shape(lambda: build(network, options, nnx.Rngs(0))))
 
 
 def _named(state) -> list[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 from flax import nnx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -72,6 +73,14 @@ def test_tensors_that_tell_the_widths_are_refused_by_name(name):
             assert tensor in str(error.value) and "has shape" in str(error.value) and "\n" not in str(error.value)
 
 
+def test_half_precision_is_read_from_a_file(tmp_path):
+    half = {name: np.asarray(array, jnp.bfloat16) for name, array in tensors("hlb_s").items()}
+    save_file(half, tmp_path / "half.safetensors")
+    found = nnx.state(from_torch("hlb_s", tmp_path / "half.safetensors"))
+    wanted = nnx.state(from_torch("hlb_s", {name: array.astype(np.float32) for name, array in half.items()}))
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
 def test_files_and_options_that_cannot_be_used_are_one_clear_line(tmp_path):
     (tmp_path / "damaged.safetensors").write_bytes(b"not weights")
     (tmp_path / "config.json").write_text("{")
@@ -81,7 +90,11 @@ def test_files_and_options_that_cannot_be_used_are_one_clear_line(tmp_path):
         (lambda: from_torch("unet2d", arrays, config=tmp_path / "absent.json"), "is not a readable JSON file"),
         (lambda: from_torch("unet2d", arrays, config=tmp_path / "config.json"), "is not a readable JSON file"),
         (lambda: from_torch("hlb_s", tensors("hlb_s"), colour=3), "colour"),
-        (lambda: from_torch("hlb_s", {"0.weight": "text"}), "tensor 0.weight is no array of numbers"),
+        (lambda: from_torch("hlb_s", {"0.weight": "text"}), "tensor 0.weight is no array of floating-point numbers"),
+        (lambda: from_torch("hlb_s", {"0.weight": np.ones(2, np.int8)}), "0.weight is no array of .* .it is of int8.;"),
+        (lambda: from_torch("hlb_s", {"0.weight": np.ones(2, complex)}), "it is of complex128"),
+        (lambda: from_torch("hlb_s", {"0.weight": np.array([1.0, np.nan])}), "0.weight has values that are NaN, inf"),
+        (lambda: from_torch("hlb_s", {"0.weight": np.array([1e300])}), "NaN, infinite or beyond float32"),
     ):
         with pytest.raises(ValueError, match=message) as error:
             call()

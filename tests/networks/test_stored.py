@@ -83,6 +83,22 @@ def saved(tmp_path):
     return path, load_file(path)
 
 
+@pytest.mark.parametrize(
+    ("network", "made", "said"),
+    [
+        ("resnet9", {"width": 2, "mean": [0.3, 0.3, 0.3]}, {"width": 2}),
+        ("unet", {"block_channels": [8, 8], "layers_per_block": 1, "attention_levels": [1], "head_channels": 4}, None),
+        ("residual_energy", {"features": 2}, {"features": 4}),
+    ],
+)
+def test_options_of_another_network_are_refused_before_anything_is_written(network, made, said, tmp_path):
+    frozen = freeze(build(network, made, nnx.Rngs(0)))
+    said = {name: value for name, value in made.items() if name != "head_channels"} if said is None else said
+    with pytest.raises(ValueError, match=rf"^network '{network}' with options .* is another one than that whose"):
+        save_network(tmp_path / "x.safetensors", frozen, network=network, options=said)
+    assert not list(tmp_path.iterdir())
+
+
 def test_damaged_files_are_refused(saved, tmp_path):
     path, tensors = saved
     whole = path.read_bytes()
