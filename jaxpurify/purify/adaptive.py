@@ -23,7 +23,7 @@ from jaxpurify.purify.jpeg import Jpeg
 from jaxpurify.purify.langevin import Langevin
 from jaxpurify.purify.truncate import Truncate
 from jaxpurify.random import fold, normal
-from jaxpurify.struct import static, struct
+from jaxpurify.struct import make_operands, static, struct
 from jaxpurify.types import Images, Keys, Purifier
 
 MODES = ("exact", "truncated", "straight_through")
@@ -60,7 +60,8 @@ class Adaptive:
         a published step; far smaller distances meet single kinks and explode.
 
     Raises:
-      ValueError: an unknown mode, `steps` below 1, or a `difference` that is not positive.
+      ValueError: an unknown mode, `steps` below 1, a `difference` that is not positive, or an exact gradient of a
+        purifier with a stage that has none.
 
     Warning:
       Energies of networks with (leaky) ReLUs and no other nonlinearity, the published ones among them, are
@@ -79,12 +80,16 @@ class Adaptive:
     difference: float | None = static(default=None)
 
     def __post_init__(self):
-        if self.difference is not None and not 0 < self.difference < math.inf:
+        make_operands(self, "purifier")
+        number = isinstance(self.difference, int | float) and not isinstance(self.difference, bool)
+        if self.difference is not None and not (number and 0 < self.difference < math.inf):
             raise ValueError(f"difference={self.difference!r}; it must be above 0, in units of [0, 1], or None")
         if self.mode not in MODES:
             raise ValueError(f"mode={self.mode!r}; known: {', '.join(MODES)}")
         if not isinstance(self.steps, int) or self.steps < 1:
             raise ValueError(f"steps={self.steps!r}; at least 1 step must have a gradient")
+        if self.mode == "exact" and _holds(self.purifier, Jpeg, Truncate):
+            raise ValueError("mode='exact'; JPEG and truncation have no gradient: known: truncated, straight_through")
 
     @property
     def has_loops(self) -> bool:
@@ -107,6 +112,12 @@ class Adaptive:
             if frozen < piece.steps:
                 images = _run(piece, images, frozen, piece.steps)
         return images
+
+
+def _holds(purifier, *kinds):
+    """Whether a stage of these kinds is somewhere in a purifier."""
+    parts = jax.tree.leaves(purifier, is_leaf=lambda part: isinstance(part, kinds))
+    return any(isinstance(part, kinds) for part in parts)
 
 
 class _Piece(NamedTuple):

@@ -29,7 +29,7 @@ class TopEnergy:
       compat: the published code's mistake, see `compat_filt`, which is the only function that takes it.
 
     Raises:
-      ValueError: `fraction` outside of [0, 1].
+      ValueError: `fraction` outside of [0, 1], or a `compat` that is not True or False.
     """
 
     energy: Energy
@@ -41,6 +41,8 @@ class TopEnergy:
         make_operands(self, "energy", "purifier")
         if isinstance(self.fraction, bool) or not isinstance(self.fraction, int | float) or not 0 <= self.fraction <= 1:
             raise ValueError(f"fraction={self.fraction!r}; it must be in [0, 1]")
+        if not isinstance(self.compat, bool):
+            raise ValueError(f"compat={self.compat!r}; it must be True or False")
 
     def __call__(self, keys: Keys, images: Images) -> Images:
         count = chosen_count(self.fraction, len(images))

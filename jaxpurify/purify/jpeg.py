@@ -15,7 +15,8 @@ from jaxpurify.types import Images, Keys
 class Jpeg:
     """Encodes as JPEG and decodes again, with Pillow and on the host; no key is used.
 
-    Images are clipped and rounded to 8 bit first, so the result equals Pillow's on the stored images.
+    Images are clipped and rounded to 8 bit first, so the result equals Pillow's on the stored images. An image with NaN
+    or infinite values, which JPEG cannot hold, stays as it is.
 
     Attributes:
       quality: 1 … 95; published tables use 25, 50, 75 and 85.
@@ -40,8 +41,10 @@ class Jpeg:
 
     def _on_host(self, images) -> np.ndarray:
         images = np.asarray(images)
-        stored = np.clip(np.round(images * 255), 0, 255).astype(np.uint8).reshape(-1, *images.shape[-3:])
-        return (np.stack([self._recode(image) for image in stored]).astype(np.float32) / 255).reshape(images.shape)
+        finite = np.isfinite(images).all((-3, -2, -1), keepdims=True)
+        stored = np.clip(np.round(np.where(finite, images, 0) * 255), 0, 255).astype(np.uint8)
+        recoded = np.stack([self._recode(image) for image in stored.reshape(-1, *images.shape[-3:])])
+        return np.where(finite, recoded.astype(np.float32).reshape(images.shape) / 255, images)
 
     def _recode(self, image: np.ndarray) -> np.ndarray:
         buffer = io.BytesIO()

@@ -55,7 +55,8 @@ class Langevin:
             raise ValueError(f"steps={self.steps!r}; a chain has a whole number of steps, 0 or more")
         for name in ("step_size", "temperature"):
             value = getattr(self, name)
-            plain = value is None or isinstance(value, str | bool | int | float)  # others are arrays, perhaps traced
+            # Others are arrays, perhaps traced.
+            plain = value is None or isinstance(value, str | bool | int | float | complex | list | tuple | dict)
             if plain and not (isinstance(value, int | float) and value > 0):
                 raise ValueError(f"{name}={value!r}; it must be a number greater than 0")
         if not isinstance(self.midpoint, bool):

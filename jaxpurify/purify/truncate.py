@@ -12,7 +12,8 @@ class Truncate:
     """Leaves images [B, H, W, C] as `data.compat_floor` would store them, in [0, 1]; no key is used.
 
     What is stored afterwards, by rounding, are those levels: `chain(purifier, Truncate())` writes what the published
-    code of PureGen (arXiv:2405.18627) writes, values outside of [0, 1] excepted, which wrap around there.
+    code of PureGen (arXiv:2405.18627) writes, values outside of [0, 1] excepted, which wrap around there. NaN and
+    infinite values stay.
 
     Warning:
       It darkens the levels 1 … 63 by one whatever the purifier before it does. Its gradient is 0 everywhere: `Adaptive`
@@ -20,4 +21,4 @@ class Truncate:
     """
 
     def __call__(self, keys: Keys, images: Images) -> Images:
-        return to_float(jnp.asarray(compat_floor(images)))
+        return jnp.where(jnp.isfinite(images), to_float(jnp.asarray(compat_floor(images))), images)

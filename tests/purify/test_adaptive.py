@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpurify.purify import Average, Diffusion, Identity, Jpeg, Langevin, TopEnergy, chain, repeat
+from jaxpurify.purify import Average, Diffusion, Identity, Jpeg, Langevin, TopEnergy, Truncate, chain, repeat
 from jaxpurify.purify.adaptive import UNROLLED, Adaptive
 from jaxpurify.random import image_keys
 from jaxpurify.struct import struct
@@ -177,6 +177,20 @@ def test_truncated_diffusion_keeps_the_scale_of_its_noising():
     deep = gradient(Adaptive(PURIFIERS["diffusion"], "truncated", 1))
     exact = gradient(PURIFIERS["diffusion"])
     assert np.corrcoef(np.ravel(deep), np.ravel(exact))[0, 1] > 0.9 and np.abs(deep).max() > 0.05
+
+
+def test_plain_functions_are_purifiers_here_too():
+    keys, adaptive = keys_for(3), Adaptive(lambda keys, images: images.round(), "straight_through")
+    slope = jax.jit(lambda adaptive, x: jax.grad(lambda x: (WEIGHTS * adaptive(keys, x)).sum())(x))(adaptive, IMAGES)
+    np.testing.assert_array_equal(slope, WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    "purifier", [Jpeg(50), Truncate(), chain(repeat(Average(Jpeg(50), 2), 2), Identity()), repeat(Truncate(), 2)]
+)
+def test_what_has_no_gradient_has_no_exact_one(purifier):
+    with pytest.raises(ValueError, match=r"^mode='exact'; JPEG and truncation have no gradient: known: truncated, "):
+        Adaptive(purifier)
 
 
 def test_jpeg_has_no_gradient_of_its_own():

@@ -183,3 +183,5 @@ def test_refusals(grey):
     for fraction in (-0.1, 1.1, True, "half"):
         with pytest.raises(Exception, match=r"it must be in \[0, 1\]|fraction"):
             TopEnergy(Brightness(), Identity(), fraction)
+    with pytest.raises(Exception, match=r"^compat='no'; it must be True or False$|compat"):
+        TopEnergy(Brightness(), Identity(), compat="no")

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from jaxpurify.purify.combine import chain
 from jaxpurify.purify.dataset import purify
 from jaxpurify.purify.jpeg import Jpeg
 from jaxpurify.random import image_keys
@@ -50,3 +51,17 @@ def test_refusals():
             Jpeg(quality)
     with pytest.raises(ValueError, match="JPEG needs 1 or 3 channels, the images have 4"):
         Jpeg()(image_keys(jax.random.key(0), jnp.arange(1)), jnp.zeros((1, 8, 8, 4)))
+
+
+def test_images_that_became_nan_or_infinite_stay_so_and_are_refused(pictures):
+    broken = jnp.asarray(pictures, jnp.float32).at[1, 0, 0, 0].set(jnp.nan).at[3, 2, 2, 1].set(jnp.inf) / 255
+    keys = image_keys(jax.random.key(0), jnp.arange(5))
+    for found in (Jpeg(50)(keys, broken), jax.jit(Jpeg(50))(keys, broken)):
+        np.testing.assert_array_equal(np.isfinite(found).all((1, 2, 3)), [True, False, True, False, True])
+        np.testing.assert_array_equal(found[2] * 255, pillow(pictures[2], 50))
+
+    def diverges(keys, images):
+        return jnp.where(images > 0.9, jnp.nan, images)
+
+    with pytest.raises(ValueError, match=r"^image 0 became NaN or infinite; "):
+        purify(chain(diverges, Jpeg(50)), pictures, key=jax.random.key(0))

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxpurify.data import compat_floor, to_float
 from jaxpurify.evaluate.purifiers import make_purifier
@@ -30,3 +31,11 @@ def test_an_adaptive_attack_passes_it_straight():
     keys = image_keys(KEY, jnp.arange(4))
     np.testing.assert_array_equal(adaptive(keys, images), Truncate()(keys, images))
     np.testing.assert_array_equal(jax.grad(lambda x: adaptive(keys, x).sum())(images), jnp.ones_like(images))
+
+
+def test_nan_and_infinite_values_stay_and_are_refused():
+    values = jnp.array([jnp.nan, jnp.inf, -jnp.inf, 0.5]).reshape(1, 2, 2, 1)
+    found = Truncate()(image_keys(KEY, jnp.arange(1)), values)
+    np.testing.assert_array_equal(np.ravel(found), [np.nan, np.inf, -np.inf, np.float32(127 / 255)])
+    with pytest.raises(ValueError, match=r"^image 0 became NaN or infinite; "):
+        purify(chain(lambda keys, images: images / 0, Truncate()), LEVELS, key=KEY)
