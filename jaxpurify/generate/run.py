@@ -87,6 +87,8 @@ def run(
                 metrics.append(row)
             rows = jax.tree.map(lambda *values: np.array(values), *jax.device_get(metrics))
             problem = unhealthy(rows, history[0] if history else None)
+            if problem is None and not _finite(state):  # metrics are of the state before each update
+                problem = "the weights are not finite"
             if problem is not None:
                 if int(good.restarts) >= MAX_RESTARTS:
                     saved = kept is not None and taken > 0
@@ -107,6 +109,12 @@ def run(
         raise
     names = [name for name in history[0] if name != "step"] if history else []
     return good, {name: np.array([row[name] for row in history], np.float32) for name in names}
+
+
+@jax.jit
+def _finite(state):
+    numbers = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in numbers]).all()
 
 
 class _Kept:

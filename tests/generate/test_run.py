@@ -32,17 +32,19 @@ def start():
 class Walk:
     """Adds a number drawn for the step, and the images of the batch; breaks at `broken` before `healed` restarts."""
 
-    def __init__(self, broken=None, healed=0):
-        self.broken, self.healed = broken, healed
+    def __init__(self, broken=None, healed=0, seen_at_once=True):
+        self.broken, self.healed, self.seen_at_once = broken, healed, seen_at_once
         self.seen = []
 
     def __call__(self, state, key, rows, images):
         step = int(state.step)
         self.seen.append((step, int(state.restarts), sorted(np.asarray(rows).tolist())))
-        total = state.total + jax.random.uniform(key) + images[rows].sum()
+        before, total = state.total, state.total + jax.random.uniform(key) + images[rows].sum()
         if step == self.broken and int(state.restarts) < self.healed:
             total = jnp.array(jnp.nan)
-        return dataclasses.replace(state, total=total, step=state.step + 1), {"loss": total}
+        return dataclasses.replace(state, total=total, step=state.step + 1), {
+            "loss": total if self.seen_at_once else before
+        }
 
 
 @pytest.fixture(autouse=True)
@@ -151,6 +153,17 @@ def test_hopeless_training_names_the_step_and_the_checkpoint(tmp_path):
     assert checkpoint.steps(tmp_path) == [3, 6]
     with pytest.raises(TrainingDiverged, match="no checkpoint was kept"):
         go(Walk(broken=0, healed=99))
+
+
+@pytest.mark.parametrize("broken", [8, 9])  # the last step of an interval, and of all
+def test_weights_that_break_in_the_last_step_of_an_interval_are_no_good_state(broken, tmp_path):
+    walk = Walk(broken=broken, healed=1, seen_at_once=False)
+    state, history = go(walk, directory=tmp_path)
+    assert np.isfinite(float(state.total)) and int(state.restarts) == 1 and np.isfinite(history["loss"]).all()
+    with pytest.raises(
+        TrainingDiverged, match=rf"steps {broken // 3 * 3 if broken < 9 else 9} and .*: the weights are"
+    ):
+        go(Walk(broken=broken, healed=99, seen_at_once=False))
 
 
 def test_fewer_images_than_a_batch_are_refused():
