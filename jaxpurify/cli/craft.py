@@ -1,5 +1,6 @@
 """`jaxpurify craft`: makes a poison, and writes the poisoned data set where one is asked for."""
 
+from collections.abc import Iterator
 import dataclasses
 import functools
 from pathlib import Path
@@ -66,7 +67,7 @@ def main(arguments: list[str]) -> int | None:
     options = read_options(Options, arguments, command="craft")
     check_seed(options.seed)
     places = {"force": options.force, "source": options.source}
-    places["reads"] = (*options.surrogate, *filter(None, (options.setup,)))
+    places["reads"] = (*options.surrogate, *filter(None, (options.setup, *_read_places(options))))
     if options.format == "npz":
         check_output(options.out, suffix=".npz", **places)
     else:
@@ -128,6 +129,18 @@ def main(arguments: list[str]) -> int | None:
         written = save_dataset(poison_dataset(dataset, poison), options.apply_to, force=options.force)
         print(f"poisoned data set: {written}")
     return None
+
+
+def _read_places(options: Options) -> Iterator[Path | None]:
+    """The files or folders of the targets and of a stored poison."""
+    from jaxpurify.data.sources import source_path
+    from jaxpurify.evaluate.specs import parse_spec
+
+    if options.targets is not None:
+        yield source_path(options.targets)
+    attack = parse_spec(options.attack)
+    if attack.name == "stored" and isinstance(attack.options.get("path"), str):
+        yield Path(attack.options["path"])
 
 
 def attack_options(spec: str, target: int | None = None) -> tuple[Any, dict[str, Any]]:

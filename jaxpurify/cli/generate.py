@@ -186,6 +186,18 @@ def _card(kind, options, dataset: Dataset, arguments, history: dict[str, np.ndar
     return {**card, "max_timestep": recipe.max_timestep}
 
 
+def _record(path: Path) -> dict[str, Any]:
+    record: Any = None
+    try:
+        record = json.loads(path.read_text())
+        written_here = isinstance(record["setting"], dict) and isinstance(record["seconds"], int | float)
+    except (ValueError, TypeError, KeyError):
+        written_here = False
+    if not written_here:
+        raise ValueError(f"{path} is in the way: it is no record of an earlier run")
+    return record
+
+
 @contextlib.contextmanager
 def _checkpoints(directory: Path, setting: dict[str, Any]):
     """Guards the folder of checkpoints: it belongs to one setting, and stays only if it holds a checkpoint.
@@ -198,7 +210,7 @@ def _checkpoints(directory: Path, setting: dict[str, Any]):
     setting = json.loads(json.dumps(setting))
     path, earlier = directory / RECORD, 0.0
     if path.is_file():
-        record = json.loads(path.read_text())
+        record = _record(path)
         if record["setting"] != setting:
             changed = [name for name in setting if setting[name] != record["setting"].get(name)]
             raise ValueError(f"{directory} holds checkpoints of another {', '.join(changed)}; remove it or use another")

@@ -114,7 +114,7 @@ def _purifier_options(name: str) -> str:
 
     struct = {"langevin": Langevin, "diffusion": Diffusion}.get(name)
     own = _options(PURIFIERS[name], {"shape"})
-    more = _options(struct, {"energy", "noise", "schedule"}) if struct is not None else ""
+    more = _options(struct, {"energy", "noise", "schedule", "trained"}) if struct is not None else ""
     return ", ".join(part for part in (more, own) if part)
 
 

@@ -11,7 +11,9 @@ from jaxpurify.cli.options import Source, check_output, check_place, check_seed,
 from jaxpurify.cli.progress import Report, progress_display
 
 # What the dataset driver keeps in its working folder; anything else in it belongs to somebody else.
-WORKING_FILES = {"images.npy", "finished.npy", "fingerprint.json", "fingerprint.tmp"}
+# The last one says that all images are finished, and that OUT and its report, where they exist, are this command's own.
+SAVING = "saving"
+WORKING_FILES = {"images.npy", "finished.npy", "fingerprint.json", "fingerprint.tmp", SAVING}
 ENERGY_PART = 2000
 
 
@@ -49,6 +51,8 @@ def main(arguments: list[str]) -> int | None:
     options = read_options(Options, arguments, command="purify")
     report = sibling(options.out, ".html") if options.report is None else options.report
     partial = sibling(options.out, ".partial")
+    if (partial / SAVING).is_file():
+        options = dataclasses.replace(options, force=True)
     _check_places(options, report, partial)
 
     from jaxpurify.data.sources import check_save, load_source
@@ -74,6 +78,7 @@ def main(arguments: list[str]) -> int | None:
         before = None if energy is None else _energies(energy, dataset.images, "energies before", progress)
         after = None if energy is None else _energies(energy, images, "energies after", progress)
 
+    (partial / SAVING).touch()
     written = _saved(dataset.replace_images(images), options, partial)
     try:
         purify_report(
@@ -86,9 +91,9 @@ def main(arguments: list[str]) -> int | None:
             seconds=None if finished_before else seconds,
         )
     except OSError as error:
-        raise OSError(f"{options.out} is complete, but its report {report} could not be written ({error})") from error
-    finally:
         shutil.rmtree(partial)
+        raise OSError(f"{options.out} is complete, but its report {report} could not be written ({error})") from error
+    shutil.rmtree(partial)
     l2, linf = changes(dataset.images, images)
     count = len(dataset) - finished_before
     where = f"{written} with TFDS_DATA_DIR={options.out}" if written.startswith("tfds:") else written

@@ -191,6 +191,19 @@ def test_what_does_not_fit_is_one_line(archive, targeted, refused, everything, a
     assert everything() == ["data.npz"]
 
 
+def test_what_is_read_is_not_replaced(archive, targeted, refused, everything, here):
+    (here / "other.npz").write_bytes((here / "data.npz").read_bytes())
+    files = everything()
+    reads = ("--targets", "npz:other.npz", "--target-index", "3", "--force")
+    attack = ("craft", "brighten(target=0)", archive)
+    assert "other.npz is read and would be replaced" in refused(*attack, *reads, "--out", "other.npz")
+    complaint = refused(*attack, *reads, "--out", "poison.npz", "--apply-to", "other.npz")
+    assert "other.npz is read and would be replaced" in complaint
+    stored = ("craft", "stored(path='other.npz')", archive, "--out", "other.npz", "--force")
+    assert "other.npz is read and would be replaced" in refused(*stored)
+    assert everything() == files
+
+
 def test_a_surrogate_is_a_classifier(archive, refused, everything, energy_weights):
     attack = ("craft", "narcissus(count=1, target=1)", archive, "--out", "poison.npz")
     assert "holds no classifier of images of (8, 8, 1)" in refused(*attack, "--surrogate", str(energy_weights))

@@ -46,6 +46,13 @@ def test_an_interrupted_training_of_an_energy_continues(here, everything, monkey
     assert "energy.safetensors" not in everything() and "energy.safetensors.checkpoints/4" in everything()
     assert main([*whole, "--temperature", "0.01"]) == 2
     assert "checkpoints of another recipe" in capsys.readouterr().err
+    record = here / "energy.safetensors.checkpoints" / "run.json"
+    kept = record.read_text()
+    for content in ("{}", "[1]", "not JSON", '{"setting": 1, "seconds": 2}'):
+        record.write_text(content)
+        assert main(whole) == 2
+        assert "run.json is in the way: it is no record of an earlier run" in capsys.readouterr().err
+    record.write_text(kept)
     assert main(whole) == 0
     assert everything() == ["energy.safetensors"]
     assert "train energy: 6/6" in capsys.readouterr().out

@@ -5,6 +5,7 @@ import re
 
 import jax
 import numpy as np
+import pytest
 
 from jaxpurify.cli.main import main
 from jaxpurify.data.npz import np as npz_numpy
@@ -109,7 +110,7 @@ def test_a_full_disk_leaves_no_half_written_data_and_the_work_is_kept(archive, r
         patch.setattr(npz_numpy, "savez_compressed", full)
         message = refused(*command, begun=True)
     assert "No space left on device" in message and "clean.npz.partial" in message
-    kept = [f"clean.npz.partial/{name}" for name in ("fingerprint.json", "finished.npy", "images.npy")]
+    kept = [f"clean.npz.partial/{name}" for name in ("fingerprint.json", "finished.npy", "images.npy", "saving")]
     assert everything() == ["clean.npz.partial", *kept, "data.npz"]
     assert main(list(command)) == 0
     assert everything() == ["clean.npz", "clean.npz.html", "data.npz"]
@@ -123,6 +124,28 @@ def test_a_report_that_cannot_be_written_does_not_cost_the_data(archive, refused
     message = refused("purify", archive, "--out", "clean.npz", *JPEG, begun=True)
     assert "clean.npz is complete" in message and "No space left on device" in message
     assert everything() == ["clean.npz", "data.npz"]
+
+
+@pytest.mark.parametrize("place", ["evaluate.report.write_page", "data.sources.save_dataset"])
+def test_an_interrupt_at_the_end_costs_nothing_and_the_same_command_continues(
+    archive, refused, everything, monkeypatch, capfd, place
+):
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    command = ["purify", archive, "--out", "clean.npz", *JPEG]
+    with monkeypatch.context() as patch:
+        patch.setattr(f"jaxpurify.{place}", stop)
+        assert main(command) == 130
+    assert "clean.npz.partial/saving" in everything() and ("clean.npz" in everything()) == place.startswith("evaluate")
+    assert "of other images, key or purifier" in refused(
+        "purify", archive, "--out", "clean.npz", "--purifier", "jpeg(quality=9)"
+    )
+    capfd.readouterr()
+    assert main(command) == 0
+    assert "purified 0 images (" in capfd.readouterr().out
+    assert everything() == ["clean.npz", "clean.npz.html", "data.npz"]
+    assert "clean.npz exists already" in refused(*command)
 
 
 def test_a_full_disk_is_noticed_before_the_work(archive, here, refused, everything, monkeypatch):
