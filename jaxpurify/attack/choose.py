@@ -64,8 +64,8 @@ def poison_count(count: int | None, fraction: float | None, total: int) -> int:
     if (count is None) == (fraction is None):
         raise ValueError(f"count is {count} and fraction is {fraction}; give exactly one of them")
     if fraction is not None:
-        if not 0 < fraction <= 1:
-            raise ValueError(f"fraction is {fraction}; it must be above 0 and at most 1")
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
+            raise ValueError(f"fraction is {fraction!r}; it must be above 0 and at most 1")
         count = max(1, round(fraction * total))
     if count is None or count < 1:
         raise ValueError(f"count is {count}; it must be at least 1")

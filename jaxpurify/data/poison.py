@@ -86,6 +86,8 @@ class Poison:
             object.__setattr__(self, "target", int(self.target))
         if self.trigger is not None and not callable(self.trigger):
             raise ValueError(f"trigger is {self.trigger!r}; it must be callable on images, or None")
+        how = {name: value.item() if isinstance(value, np.generic) else value for name, value in self.how.items()}
+        object.__setattr__(self, "how", how)
         try:
             json.dumps(self.how, allow_nan=False)
         except (TypeError, ValueError) as error:

@@ -23,6 +23,7 @@ from jaxpurify.evaluate.stored_poison import STORED
 from jaxpurify.networks.freeze import Frozen
 from jaxpurify.networks.partition import split_trainable
 from jaxpurify.purify.adaptive import Adaptive
+from jaxpurify.purify.filter import TopEnergy
 from jaxpurify.random import named
 from jaxpurify.sharding import batch_mesh
 
@@ -68,6 +69,8 @@ def attack_of(spec: str) -> tuple[Attack, dict[str, Any], dict[str, Any]]:
     through = {name: value for name, value in part.options.items() if name in ADAPTIVE}
     if through and "through" not in through:
         raise ValueError(f"attack {spec!r}: {next(iter(through))} goes with through='…', the purifier")
+    if not isinstance(through.get("through", ""), str):
+        raise ValueError(f"through={through['through']!r}; it must be a purifier in quotes, as 'langevin(steps=150)'")
     check_gradient(through)
     return entry, {name: value for name, value in part.options.items() if name not in through}, through
 
@@ -125,15 +128,18 @@ def _check_options(entry, options):
 
 
 def adaptive_purifier(options: dict[str, Any], shape: tuple[int, ...]) -> Adaptive | None:
-    """The purifier that the attacker crafts through, or None.
+    """The purifier that the attacker crafts through, or None. A filter ranks the images of one step of the attack.
 
     Raises:
-      ValueError: an unknown purifier or gradient.
+      ValueError: an unknown purifier or gradient, or a filter that would have to know the poisons.
     """
     if not options:
         return None
     mode, steps = options.get("gradient", "exact"), options.get("gradient_steps", 8)
-    return Adaptive(make_purifier(options["through"], shape), mode, steps, options.get("gradient_difference"))
+    purifier = make_purifier(options["through"], shape)
+    if isinstance(purifier, TopEnergy) and purifier.compat:
+        raise ValueError(f"through={options['through']!r}: a filter with compat=True is for tables, not for attackers")
+    return Adaptive(purifier, mode, steps, options.get("gradient_difference"))
 
 
 def choose_targets(test: Dataset, key: Key[Array, ""], target: int, count: int, base: Any = None) -> Targets:
@@ -205,8 +211,9 @@ def craft(
 def _shared_poisons(entry, settings, train):
     """The devices that share the poisons of each restart: all that can, where the restarts do not go evenly over all.
 
-    None for mini-batches and the engine `reverse`, which `split_over` leaves to the compiler. Two devices on two cores
-    of an EPYC: ResNet-9 of width 16 crafts 128 poisons 1.5 times as fast as one does.
+    None for mini-batches and the engine `reverse`, which `split_over` leaves to the compiler, and behind a filter,
+    which ranks all poisons. Two devices on two cores of an EPYC: ResNet-9 of width 16 crafts 128 poisons 1.5 times as
+    fast as one does.
     """
     defaults = {name: option.default for name, option in inspect.signature(entry.craft).parameters.items()}
     given = defaults | settings
@@ -217,6 +224,7 @@ def _shared_poisons(entry, settings, train):
         count = len(set(np.asarray(bases).tolist()))
     mesh = batch_mesh(count)
     apart = given["engine"] == "two-pass" and given["match"] == "all"
+    apart = apart and not isinstance(getattr(given["transform"], "purifier", None), TopEnergy)
     return mesh if apart and mesh.size > 1 and given["restarts"] % jax.local_device_count() else None
 
 

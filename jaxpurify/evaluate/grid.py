@@ -83,7 +83,8 @@ class _Grid:
         for defence in (*scenario.defences, scenario.surrogate_defence or NONE):  # before anything is written
             if defence != NONE:
                 make_purifier(defence, self.train.images.shape[1:])
-        for entry, settings, _ in map(attack_of, scenario.attacks):
+        for entry, settings, through in map(attack_of, scenario.attacks):
+            adaptive_purifier(through, self.train.images.shape[1:])
             if "count" in entry.options:
                 poison_count(settings.get("count"), settings.get("fraction"), len(self.train))
             if entry is STORED:
@@ -194,7 +195,7 @@ class _Grid:
             settings.setdefault("target", seed % self.classes)
         key = named(jax.random.key(seed), f"attack {attack}")
         if entry.needs_targets:
-            # Not of the attack's own options: every targeted attack of a seed is after the same images.
+            # Not of the other options: attacks of a seed with the same target and base are after the same images.
             settings["targets"] = choose_targets(
                 self.test,
                 named(jax.random.key(seed), "targets"),

@@ -26,7 +26,7 @@ from jaxpurify.types import StoredImages
 
 SURROGATE_TRAININGS = {"plain": None, "adversarial": ProjectedGradient()}
 STAGGERS = ("firstn", "full", "inbetween")
-SURROGATE_SEED = 10_000  # of the first one; no victim has it
+SURROGATE_SEED = 10_000  # of the first one; no victim has it or those of further ones (`Scenario` refuses them)
 
 
 def staggered(stagger: str, epochs: int, members: int) -> tuple[int, ...]:

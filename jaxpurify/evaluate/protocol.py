@@ -36,7 +36,8 @@ class Protocol:
     Attributes:
       name: written into every row.
       train, test: source strings; only `train` is poisoned and purified.
-      public: source that the attacker's surrogate and the generative models see, disjoint from both.
+      public: source that the attacker's surrogate and the generative models see, disjoint from both, but for
+        `paper-cinic10`.
       network: of victims and surrogates, a name in `NETWORKS`.
       options: of its constructor.
       recipe: how victims are trained.
@@ -176,7 +177,8 @@ def protocol(name: str) -> Protocol:
       tables 4 and 10 (which a notebook shows; the paper does not name it): label smoothing, a triangular rate,
       reflected shifts of 4 pixels, cutout of 12.
     * `paper-hlb-s`: the same with "HyperlightBench", the classifier of the paper's table 2, and its optimiser.
-    * `paper-cinic10`: CINIC-10, ResNet-18, 80 epochs; the generative models see CIFAR-10.
+    * `paper-cinic10`: CINIC-10, ResNet-18, 80 epochs; the generative models see CIFAR-10, as published, though
+      CINIC-10 holds images of it: they have seen a part of what they purify.
     * `paper-tiny-imagenet`: Tiny-ImageNet at 64 x 64, ResNet-34; the generative models see Caltech-256, stretched to
       64 x 64 beforehand (the published runs of the energy used weights trained on Tiny-ImageNet itself; any other set
       of natural images fits the threat model better). It has other classes, so that the attacker's model is trained on

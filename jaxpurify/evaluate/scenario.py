@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from jaxpurify.evaluate.crafting import attack_of
-from jaxpurify.evaluate.models import STAGGERS, SURROGATE_TRAININGS, staggered
+from jaxpurify.evaluate.models import STAGGERS, SURROGATE_SEED, SURROGATE_TRAININGS, staggered
 from jaxpurify.evaluate.protocol import Protocol
 from jaxpurify.evaluate.specs import canonical
 from jaxpurify.evaluate.victims import TRAININGS
@@ -77,6 +77,9 @@ class Scenario:
             raise ValueError(f"victim_seeds={self.victim_seeds}; it must be at least 1")
         if self.targets < 1 or self.surrogates < 1:
             raise ValueError(f"targets={self.targets}, surrogates={self.surrogates}; both must be at least 1")
+        twins = [seed for seed in self.seeds if SURROGATE_SEED <= seed < SURROGATE_SEED + self.surrogates]
+        if twins:  # a victim of the surrogate's own first weights and batches
+            raise ValueError(f"seeds={twins[0]}; the attacker's models are trained with this one, take another")
         if self.training not in TRAININGS:
             raise ValueError(f"training={self.training!r}; known: {', '.join(TRAININGS)}")
         if self.surrogate_training not in SURROGATE_TRAININGS:

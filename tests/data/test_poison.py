@@ -73,7 +73,8 @@ def test_triggers_are_pytrees_of_their_arrays():
         ({"target": 1.5}, "target is 1.5"),
         ({"target": True}, "target is True"),
         ({"trigger": "patch"}, "trigger is 'patch'; it must be callable"),
-        ({"how": {"epsilon": np.float32(1)}}, "plain JSON values"),
+        ({"how": {"epsilon": np.ones(2)}}, "plain JSON values"),
+        ({"how": {"epsilon": np.float32("nan")}}, "plain JSON values"),
         ({"how": {"epsilon": float("nan")}}, "plain JSON values"),
     ],
 )
@@ -87,6 +88,9 @@ def test_integers_get_the_types_of_the_record():
     poison = make(labels=np.array([1, 2, 3], np.uint8), index=np.array([3, 4, 0], np.uint16), target=np.int64(3))
     assert (poison.labels.dtype, poison.index.dtype, len(poison)) == (np.int32, np.int64, 3)
     assert type(poison.target) is int
+    how = make(how={"steps": np.int64(3), "scale": np.float32(0.5), "adaptive": np.bool_(True)}).how
+    assert how == {"steps": 3, "scale": 0.5, "adaptive": True}
+    assert [type(value) for value in how.values()] == [int, float, bool]
 
 
 def test_poisons_replace_their_positions_and_nothing_else():

@@ -57,10 +57,13 @@ def test_a_targeted_attack_on_a_transfer_victim(tiny, tmp_path):
         ("restarts=4", 20, None),
         ("restarts=1", 7, None),
         ("restarts=1, match='minibatch', micro_batch=10", 20, None),
+        ("restarts=1, through='filt(\"jpeg\")', gradient='straight_through'", 20, None),
     ],
 )
 def test_devices_share_poisons_where_they_cannot_share_restarts(tiny, options, count, shared):
-    entry, settings, _ = attack_of(f"gradient_matching(epsilon=0.3, count={count}, steps=1, {options})")
+    entry, settings, through = attack_of(f"gradient_matching(epsilon=0.3, count={count}, steps=1, {options})")
+    if through:
+        settings["transform"] = adaptive_purifier(through, (8, 8, 1))
     given = {}
 
     def seen(*arguments, mesh=None, **options):
@@ -160,6 +163,7 @@ def test_a_patch_that_is_a_size_is_an_option():
         ("narcissus(epsilon=None)", r"^epsilon is None; it must be from 1/255 to 1, in units of \[0, 1\]$"),
         ("narcissus(epsilon='large')", r"^epsilon is 'large'; it must be from 1/255 to 1, in units of \[0, 1\]$"),
         ("bullseye(epsilon=0)", r"^epsilon is 0; it must be from 1/255 to 1, in units of \[0, 1\]$"),
+        ("narcissus(through=5)", r"^through=5; it must be a purifier in quotes, as 'langevin\(steps=150\)'$"),
         (
             "narcissus(through='jpeg', gradient_steps=3)",
             r"^gradient_steps=3 goes with gradient='truncated', not 'exact'$",

@@ -121,18 +121,23 @@ def test_presets_are_the_published_settings(far_trained):
 
 
 def test_fast_presets_have_fewer_steps_of_the_same_noise(far_trained):
-    exact, ebm_exact, fast, filtering, ebm_fast = (
-        make_purifier(name, SHAPE) for name in ("exact", "ebm-exact", "fast", "filt-fast", "ebm-fast")
+    exact, ebm_exact, fast, filtering = (
+        make_purifier(name, SHAPE) for name in ("exact", "ebm-exact", "fast", "filt-fast")
     )
     assert (exact.timestep, exact.steps, ebm_exact.steps, ebm_exact.step_size) == (75, None, 150, 0.00625)
     assert (fast.timestep, fast.levels().tolist()) == (75, [74, 56, 37, 18, 0])
     assert isinstance(filtering, TopEnergy) and (filtering.fraction, filtering.compat) == (0.5, False)
     assert (filtering.purifier.timestep, filtering.purifier.levels().tolist()) == (125, [124, 93, 62, 31, 0])
     assert {each.sampler for each in (exact, fast, filtering.purifier)} == {"ancestral"}
+
+
+def test_the_fast_energy_has_as_much_noise_in_a_third_of_the_steps_and_is_of_the_energy_that_it_was_measured_with():
+    ebm_exact, ebm_fast = (make_purifier(name, (32, 32, 3)) for name in ("ebm-exact", "ebm-fast"))
     assert ebm_fast.midpoint and not ebm_exact.midpoint
     assert ebm_fast.steps == 50 and ebm_fast.temperature == ebm_exact.temperature == 1e-4
-    # As much noise in a third of the steps.
     assert 50 * ebm_fast.step_size**2 == pytest.approx(150 * ebm_exact.step_size**2, rel=2e-3)
+    with pytest.raises(ValueError, match=r"^weights 'cifar10-ebm' hold no energy network for images of"):
+        make_purifier("ebm-fast", (8, 8, 1))
 
 
 def test_a_digest_tells_weights_apart(tmp_path):

@@ -409,12 +409,39 @@ def test_a_surrogate_needs_the_classes_of_the_training_set(tiny, tmp_path):
         (("pattern(3)",), (), "options are written name=value"),
         ((ATTACK,), ("jpeg", "gauss"), "unknown purifier 'gauss'"),
         ((ATTACK,), ("jpeg(quality=0)",), "quality=0; JPEG accepts whole numbers from 1 to 95"),
+        (("narcissus(through='langevn()')",), (), "unknown purifier 'langevn'"),
+        (("narcissus(through='jpeg')",), (), "mode='exact'; JPEG and truncation have no gradient"),
+        (("narcissus(through='jpeg', gradient='exakt')",), (), "mode='exakt'; known: exact, truncated"),
+        (("narcissus(through='filt(\"jpeg\", compat=True)', gradient='straight_through')",), (), "is for tables, not"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_written(attacks, defences, message, tiny, tmp_path):
     with pytest.raises(ValueError, match=message):
         run_scenario(Scenario(tiny, attacks, defences, (0,)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        ("pattern(fraction='1%')", r"^fraction is '1%'; it must be above 0 and at most 1$|poison_count"),
+        (
+            "narcissus(count=3, through='langevin()', gradient_difference='x')",
+            r"^difference='x'; it must be abo|Adaptive",
+        ),
+    ],
+)
+def test_values_of_a_wrong_type_are_too(attack, message, tiny, tmp_path):
+    with pytest.raises(Exception, match=message):  # another one where types are checked as well
+        run_scenario(Scenario(tiny, (attack,), (), (0,)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_victims_are_no_twins_of_the_surrogates(tiny):
+    assert Scenario(tiny, (ATTACK,), (), (9_999, 10_001)).seeds == (9_999, 10_001)
+    for seeds, surrogates in (((3, 10_000), 1), ((10_002,), 3)):
+        with pytest.raises(ValueError, match=rf"^seeds={seeds[-1]}; the attacker's models are trained with this one"):
+            Scenario(tiny, (ATTACK,), (), seeds, surrogates=surrogates)
 
 
 def test_protocols_can_be_loaded_and_described():
