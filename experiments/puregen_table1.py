@@ -80,10 +80,9 @@ CHOSEN = {
 }
 
 
-def published(ebm_weights: str | None, ddpm_weights: str | None) -> dict[str, str]:
-    """The defences with their published numbers of network calls, and with weights where those are given."""
-    energy = f", weights={ebm_weights!r}" if ebm_weights else ""
-    noise = f", weights={ddpm_weights!r}" if ddpm_weights else ""
+def published(ebm_weights: str, ddpm_weights: str) -> dict[str, str]:
+    """The defences with their published numbers of network calls, and with weights."""
+    energy, noise = f", weights={ebm_weights!r}", f", weights={ddpm_weights!r}"
     ebm, ddpm = f"langevin(steps=150{energy})", f"diffusion(timestep=75{noise})"
     reps, filtered = f"langevin(steps=10{energy})|diffusion(timestep=50{noise})", f"diffusion(timestep=125{noise})"
     return SHORT | {
@@ -109,8 +108,8 @@ class Config:
       count: poisons, all of the target class.
       trigger_scale: strength of the trigger at test, times that in training.
       epochs: of the victims. Where these three are None, what was chosen for the protocol holds.
-      ebm_weights, ddpm_weights: .safetensors files; default: the bundled models, which are far smaller than the
-        published ones. Under the protocol paper only.
+      ebm_weights, ddpm_weights: .safetensors files, under the protocol paper only, which needs both: the bundled models
+        were trained on half of its training images.
       controls: also the triggers on victims of the clean set behind every defence.
       workers: processes, one a core; under the protocol paper one for all devices.
       part: which of them this is; set by the first process.
@@ -129,17 +128,28 @@ class Config:
     workers: int = 2
     part: int | None = None
 
+    def _known(self) -> dict[str, str]:
+        """Specs of the defences by their short names."""
+        unknown = sorted(set(self.defences) - set(SHORT))
+        if unknown:
+            raise ValueError(f"unknown defences {', '.join(unknown)}; known: {', '.join(SHORT)}")
+        if self.protocol != "paper":
+            if self.ebm_weights or self.ddpm_weights:
+                raise ValueError(f"protocol {self.protocol} uses the bundled models; leave weights out, or use paper")
+            return SHORT
+        if not (self.ebm_weights and self.ddpm_weights):
+            raise ValueError("protocol paper needs ebm_weights and ddpm_weights: the bundled models know its images")
+        return published(self.ebm_weights, self.ddpm_weights)
+
     def scenarios(self, part: int = 0, parts: int = 1) -> list[Scenario]:
         """A part of the grid."""
+        known = self._known()
         chosen = CHOSEN[self.protocol]
         budget = f"epsilon={self.epsilon}/255, count={self.count or chosen.count}"
         attack = f"narcissus({budget}, {chosen.crafting}, choice={chosen.choice!r})"
         victims = protocol(self.protocol)
         recipe = dataclasses.replace(victims.recipe, epochs=self.epochs or chosen.epochs)
         victims = dataclasses.replace(victims, recipe=recipe)
-        known = published(self.ebm_weights, self.ddpm_weights) if self.protocol == "paper" else SHORT
-        if self.protocol != "paper" and (self.ebm_weights or self.ddpm_weights):
-            raise ValueError(f"protocol {self.protocol} uses the bundled models; leave weights out, or use paper")
         columns = COLUMNS[self.protocol]
         if self.defences and self.seeds:
             columns = ((self.defences, len(self.seeds)),)

@@ -12,12 +12,16 @@ from experiments import attacks_cpu, equal_strength, puregen_table1, puregen_tab
 from jaxpurify.data.poison import AdditiveTrigger
 from jaxpurify.data.sources import load_source
 from jaxpurify.evaluate.purifiers import make_purifier
+from jaxpurify.weights.catalogue import bundled_path
+
+WEIGHTS = [str(bundled_path(name)) for name in ("cifar10-ebm", "cifar10-ddpm")]
 
 
 def grids():
     """(name, scenarios of (part, parts)) of every experiment with victims."""
-    for protocol in ("cpu", "cpu-small", "paper"):
+    for protocol in ("cpu", "cpu-small"):
         yield f"table1-{protocol}", puregen_table1.Config(protocol=protocol).scenarios
+    yield "table1-paper", puregen_table1.Config("paper", ebm_weights=WEIGHTS[0], ddpm_weights=WEIGHTS[1]).scenarios
     yield "table11", puregen_table11.Config().scenarios
     yield "transfer-matrix", transfer_matrix.Config(networks=("", "resnet9(width=8)")).scenarios
     for group in attacks_cpu.GROUPS:
@@ -55,6 +59,10 @@ def test_columns_have_their_own_seeds():
     assert len(mixed.defences) == 2 and mixed.seeds == (3,)
     with pytest.raises(ValueError, match="protocol cpu uses the bundled models; leave weights out, or use paper"):
         puregen_table1.Config(ebm_weights="e.safetensors").scenarios()
+    with pytest.raises(ValueError, match=r"^protocol paper needs ebm_weights and ddpm_weights: the bundled"):
+        puregen_table1.Config("paper", ebm_weights="e.safetensors").scenarios()
+    with pytest.raises(ValueError, match=r"^unknown defences ebn; known: none, jpeg-25, .*filt-compat$"):
+        puregen_table1.Config(defences=("none", "ebn")).scenarios()
 
 
 def test_on_accelerators_one_process_takes_all_devices(monkeypatch):
@@ -100,7 +108,8 @@ def test_a_single_seed_stays_a_single_seed():
 
 
 def test_the_paper_protocol_has_the_published_settings():
-    (paper,) = puregen_table1.Config(protocol="paper", ebm_weights="e.safetensors").scenarios()
-    assert "diffusion(timestep=75)" in paper.defences and paper.trigger_scale == 1.0
+    weights = {"ebm_weights": "e.safetensors", "ddpm_weights": "d.safetensors"}
+    (paper,) = puregen_table1.Config(protocol="paper", **weights).scenarios()
+    assert "diffusion(timestep=75, weights='d.safetensors')" in paper.defences and paper.trigger_scale == 1.0
     assert "langevin(steps=150, weights='e.safetensors')" in paper.defences
     assert "steps=14286" in paper.attacks[0] and "choice='last'" in paper.attacks[0]
