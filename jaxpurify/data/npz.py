@@ -31,6 +31,9 @@ def read_npz(path: str | Path, rows: slice = slice(None)) -> Dataset:
     for name in ("images", "labels"):
         if name not in arrays:
             raise ValueError(f"{path} has no array {name!r}; it holds {present}, images and labels are needed")
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # a member of the archive in another format comes as bytes
+            raise ValueError(f"{path}: {name} is no array in NumPy's format")
     images, labels = arrays["images"], arrays["labels"]
     if not (np.issubdtype(labels.dtype, np.integer) and labels.ndim == 1):
         raise ValueError(f"{path}: labels are {labels.dtype} of shape {labels.shape}; one row of integers needed")

@@ -79,6 +79,12 @@ def check_save(dataset: Dataset, destination: Path, *, force: bool = False) -> N
 
         source = stored_at(rest)
     check_destination(destination, force=force, source=source)
+    absent = np.flatnonzero(np.bincount(dataset.labels, minlength=len(dataset.classes)) == 0)
+    if kind in _FOLDERS and len(absent):  # the labels of what is read again would be others
+        raise ValueError(
+            f"{dataset.source} holds no image of class {dataset.classes[absent[0]]!r}, and folders have no classes "
+            "without images; take a slice with all of them"
+        )
     if kind in (*_FOLDERS, "tfds") and destination.suffix == ".npz":
         raise ValueError(f"{destination} is named like one file; {kind} images are written to a folder")
     if kind not in (*_FOLDERS, "tfds") and destination.is_dir():

@@ -8,6 +8,7 @@ import pytest
 
 from jaxpurify.data import folder as folder_module
 from jaxpurify.data import load_source, save_dataset
+from jaxpurify.data.sources import check_save
 
 RANDOM = np.random.default_rng(0)
 
@@ -46,6 +47,14 @@ def test_files_are_read_sorted_with_their_class(photographs):
     part = load_source(f"folder:{root}[1:3]")
     assert part.names == dataset.names[1:3] and part.classes == dataset.classes
     np.testing.assert_array_equal(part.images, dataset.images[1:3])
+
+
+def test_a_class_without_images_cannot_be_kept_in_a_folder(photographs, tmp_path):
+    part = load_source(f"folder:{photographs[0]}[2:]")
+    for refuse in (check_save, save_dataset):
+        with pytest.raises(ValueError, match=r"holds no image of class 'cat', and folders have no classes without im"):
+            refuse(part, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_is_written_as_a_folder_and_read_back(photographs, tmp_path):
@@ -236,6 +245,7 @@ def test_only_folders_that_were_written_here_are_replaced(photographs, tmp_path)
     save_dataset(dataset, tmp_path / "clean")
     with pytest.raises(ValueError, match="exists already"):
         save_dataset(dataset, tmp_path / "clean")
-    save_dataset(dataset[:2], tmp_path / "clean", force=True)
-    assert sorted(os.listdir(tmp_path / "clean")) == [".jaxpurify", "cat"]
+    save_dataset(dataset[1:3], tmp_path / "clean", force=True)
+    assert sorted(os.listdir(tmp_path / "clean")) == [".jaxpurify", "cat", "dog"]
+    assert os.listdir(tmp_path / "clean" / "cat") == ["z.png"]
     assert (precious / "a" / "1.png").exists()

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -79,6 +80,25 @@ def test_files_that_are_not_npz(tmp_path, content):
     with pytest.raises(ValueError, match=r"x.npz is not a readable .npz file") as caught:
         load_source(f"npz:{tmp_path}/x.npz")
     assert "\n" not in str(caught.value)
+
+
+def test_members_of_the_archive_that_are_damaged_or_no_arrays(tmp_path):
+    def archive(**members):
+        with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
+            for name, content in members.items():
+                file.writestr(name.replace("_", "."), content)
+
+    def npy(header):
+        return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+    whole = "{'descr': '|u1', 'fortran_order': False, 'shape': (1, 4, 4, 1), }\n"
+    for header in (whole.replace("}", ""), whole.replace("(1,", "(9999999999999,")):
+        archive(images_npy=npy(header.encode()) + bytes(16), labels_npy=npy(whole.encode()))
+        with pytest.raises(ValueError, match=r"x.npz is not a readable .npz file \(.+\)$"):
+            load_source(f"npz:{tmp_path}/x.npz")
+    archive(images_npy=npy(whole.encode()) + bytes(16), labels=b"no array")
+    with pytest.raises(ValueError, match=r"x.npz: labels is no array in NumPy's format$"):
+        load_source(f"npz:{tmp_path}/x.npz")
 
 
 def test_truncated_and_single_array_files(tmp_path):
