@@ -22,7 +22,7 @@ def circumstances(row: Mapping[str, Any]) -> tuple[str, ...]:
     config = row.get("config") or {}
     behind, count, targets = (config.get(name) for name in ("surrogate_defence", "surrogates", "targets"))
     training = config.get("surrogate_training")
-    scale = config.get("trigger_scale", 1.0)
+    scale = row.get("trigger_scale", config.get("trigger_scale", 1.0))
     said = {
         f"made on {config.get('surrogate')}": config.get("surrogate"),
         "surrogate trained on adversarial examples": training == "adversarial",

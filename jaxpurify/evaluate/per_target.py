@@ -16,9 +16,10 @@ COLUMNS = ("seed", "image", "taken for class", "victims", "poison success")
 
 
 class Target(NamedTuple):
-    """One target image: the seed of its poison, its place among that poison's targets, the class that was wanted."""
+    """One target image: the seed of its poison (None: it is from a file), its place among that poison's targets, the
+    class that was wanted."""
 
-    seed: int
+    seed: int | None
     place: int
     wanted: int | None
     hits: int
@@ -30,7 +31,8 @@ class Target(NamedTuple):
         low, high = wilson_interval(self.hits, self.victims)
         success = f"{100 * self.hits / self.victims:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
         wanted = "–" if self.wanted is None else str(self.wanted)
-        return (str(self.seed), str(self.place), wanted, f"{self.hits} of {self.victims}", success)
+        seed = "–" if self.seed is None else str(self.seed)
+        return (seed, str(self.place), wanted, f"{self.hits} of {self.victims}", success)
 
 
 class TargetList(NamedTuple):
@@ -47,10 +49,11 @@ def target_lists(rows: Iterable[Mapping[str, Any]]) -> list[TargetList]:
     found = []
     for (attack, defence, said, *block), other, group in told_apart(parts, "settings"):
         protocol, data, victim, training = block
-        members: dict[tuple[int, int], list[tuple[bool, Any]]] = {}
+        members: dict[tuple[int | None, int], list[tuple[bool, Any]]] = {}
         for row in group:
+            seed = None if "file" in (row.get("config") or {}) else row["seed"]
             for place, hit in enumerate(row["target_hits"]):
-                members.setdefault((row["seed"], place), []).append((hit, row.get("target")))
+                members.setdefault((seed, place), []).append((hit, row.get("target")))
         if max(map(len, members.values())) < 2:
             continue
         behind = "undefended" if defence == NONE else defence

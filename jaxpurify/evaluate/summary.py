@@ -226,17 +226,19 @@ def _highest(rows: Sequence[Mapping[str, Any]]) -> Summary:
     return Summary(max(means, default=None), None, sum(map(len, classes.values())))
 
 
-def target_shares(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int], float] | None:
-    """The share of victims that each target image fooled, by (seed, place); None unless all rows say.
+def target_shares(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, int], float] | None:
+    """The share of victims that each target image fooled, by (poison, place); None unless all rows say.
 
-    Victims trained on one poisoned set are no independent trials of it: an interval is over targets.
+    Victims trained on one poisoned set are no independent trials of it: an interval is over targets. A poison is named
+    by its seed, one from a file by the digest of the file, whatever the seeds of its victims.
     """
     if not rows or any(row.get("target_hits") is None for row in rows):
         return None
-    found: dict[tuple[int, int], list[bool]] = {}
+    found: dict[tuple[Any, int], list[bool]] = {}
     for row in rows:
+        poison = (row.get("config") or {}).get("file", row["seed"])
         for place, hit in enumerate(row["target_hits"]):
-            found.setdefault((row["seed"], place), []).append(hit)
+            found.setdefault((poison, place), []).append(hit)
     return {target: sum(hits) / len(hits) for target, hits in found.items()}
 
 

@@ -82,6 +82,16 @@ def test_attackers_in_other_circumstances_are_not_averaged_together():
     assert [group.lines[0].runs for group in first.groups[1:]] == [2, 1, 1, 1, 1, 1]
 
 
+def test_a_strength_that_was_not_applied_is_not_named():
+    found = [row(seed=seed) | {"trigger_scale": scale} for seed, scale in ((0, 1.0), (1, 2.0), (2, None))]
+    for each in found[:2]:
+        each["config"] = {**each["config"], "trigger_scale": 2.0}
+    found[2].pop("trigger_scale")
+    (block,) = blocks(found)
+    assert [group.circumstances for group in block.groups[1:]] == [(), ("trigger × 2 at test",)]
+    assert [group.lines[0].runs for group in block.groups[1:]] == [2, 1]
+
+
 def test_a_clean_victim_counts_once_whatever_the_trigger():
     rows = [row(attack="none", seed=seed) for seed in (0, 1)]
     again = [
@@ -239,6 +249,15 @@ def test_hits_of_target_images_have_wilsons_interval():
     assert "0 [0, 56]" in plain_text(target_table(found)) and "bullseye; undefended" in found.title
     targeted[0]["target_hits"] = None  # some row does not say: the plain error, then
     assert "[40, 89]" not in text_table(targeted) and "15.3" in text_table(targeted)
+
+
+def test_victims_of_one_stored_poison_are_no_independent_targets():
+    victims = [row(attack="stored(path='p.npz')", seed=seed, target_hits=[True]) for seed in range(10)]
+    victims = [{**each, "config": {**each["config"], "file": "0a1b"}} for each in victims]
+    assert target_shares(victims) == {("0a1b", 0): 1.0} and "[21, 100]" in text_table(victims)
+    (found,) = target_lists(victims)
+    assert [(each.seed, each.place, each.hits, each.victims) for each in found.targets] == [(None, 0, 10, 10)]
+    assert "| – | 0 | – | 10 of 10 | 100 [72, 100] |" in target_markdown(found)
 
 
 def test_the_transfer_matrix_of_surrogates_and_victims():
