@@ -186,5 +186,5 @@ CRITERIA: dict[str, Callable[..., Scalar]] = {
 
 def check_criterion(name: str) -> None:
     """Raises ValueError, which lists the known ones, unless `name` is a criterion."""
-    if name not in CRITERIA:
+    if name not in tuple(CRITERIA):  # not in a dict, which refuses lists in its own words
         raise ValueError(f"criterion is {name!r}; known: {', '.join(CRITERIA)}")

@@ -1,6 +1,7 @@
 """WaNet: a smooth, hardly visible warp as the trigger, with covers that teach a victim this warp and no other."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +76,7 @@ def wanet(
     check_whole(grid=grid)
     if grid < 2 or min(images.shape[1:3]) < 2:
         raise ValueError(f"grid is {grid} on images of {images.shape[1]}x{images.shape[2]}; both need 2 or more a side")
-    if not cover_ratio >= 0:
+    if not 0 <= cover_ratio < math.inf:
         raise ValueError(f"cover_ratio is {cover_ratio}; it must be 0 or more")
     number = poison_count(count, fraction, len(labels))
     others = positions(labels != target)

@@ -26,6 +26,7 @@ from jaxpurify.purify.adaptive import Adaptive
 from jaxpurify.purify.filter import TopEnergy
 from jaxpurify.random import named
 from jaxpurify.sharding import batch_mesh
+from jaxpurify.types import Purifier
 
 # Callables, arrays and devices, which a spec cannot hold, what returns several poisons, and what would do nothing:
 # nobody refreshes MetaPoison's members here, and features of frozen networks draw nothing.
@@ -131,15 +132,25 @@ def adaptive_purifier(options: dict[str, Any], shape: tuple[int, ...]) -> Adapti
     """The purifier that the attacker crafts through, or None. A filter ranks the images of one step of the attack.
 
     Raises:
-      ValueError: an unknown purifier or gradient, or a filter that would have to know the poisons.
+      ValueError: an unknown purifier or gradient, or a purifier that no attacker has.
     """
     if not options:
         return None
     mode, steps = options.get("gradient", "exact"), options.get("gradient_steps", 8)
-    purifier = make_purifier(options["through"], shape)
-    if isinstance(purifier, TopEnergy) and purifier.compat:
-        raise ValueError(f"through={options['through']!r}: a filter with compat=True is for tables, not for attackers")
+    purifier = attackers_purifier(options["through"], shape)
     return Adaptive(purifier, mode, steps, options.get("gradient_difference"))
+
+
+def attackers_purifier(spec: str, shape: tuple[int, ...]) -> Purifier:
+    """`make_purifier` for what an attacker crafts through or trains behind.
+
+    Raises:
+      ValueError: as there, or a filter that would have to know the poisons.
+    """
+    purifier = make_purifier(spec, shape)
+    if isinstance(purifier, TopEnergy) and purifier.compat:
+        raise ValueError(f"purifier {spec!r}: a filter with compat=True is for tables, not for attackers")
+    return purifier
 
 
 def choose_targets(test: Dataset, key: Key[Array, ""], target: int, count: int, base: Any = None) -> Targets:

@@ -11,10 +11,10 @@ import jax
 from jaxtyping import Array, Key
 import numpy as np
 
-from jaxpurify.attack.choose import poison_count
+from jaxpurify.attack.choose import check_target, poison_count
 from jaxpurify.data.poison import Poison, load_poison, poison_dataset, save_poison
 from jaxpurify.evaluate.counts import Counts
-from jaxpurify.evaluate.crafting import adaptive_purifier, attack_of, choose_targets, craft
+from jaxpurify.evaluate.crafting import adaptive_purifier, attack_of, attackers_purifier, choose_targets, craft
 from jaxpurify.evaluate.models import Models
 from jaxpurify.evaluate.purified import purified_poisoned, purify_key
 from jaxpurify.evaluate.purifiers import make_purifier
@@ -22,7 +22,7 @@ from jaxpurify.evaluate.row import NONE, adaptive, crafting_receipt, row_config,
 from jaxpurify.evaluate.scenario import Scenario
 from jaxpurify.evaluate.specs import canonical
 from jaxpurify.evaluate.stored_poison import STORED
-from jaxpurify.evaluate.victims import attack_success, target_hits
+from jaxpurify.evaluate.victims import applied_scale, attack_success, target_hits
 from jaxpurify.networks.freeze import Frozen
 from jaxpurify.purify.dataset import purify
 from jaxpurify.random import named
@@ -80,13 +80,17 @@ class _Grid:
         self.results = directory / "results.jsonl" if results is None else Path(results)
         self.classes = len(self.train.classes)
         self.floors: dict[tuple[str, int, int], Counts | None] = {}
-        for defence in (*scenario.defences, scenario.surrogate_defence or NONE):  # before anything is written
+        for defence in scenario.defences:  # before anything is written
             if defence != NONE:
                 make_purifier(defence, self.train.images.shape[1:])
+        if scenario.surrogate_defence:
+            attackers_purifier(scenario.surrogate_defence, self.train.images.shape[1:])
         for entry, settings, through in map(attack_of, scenario.attacks):
             adaptive_purifier(through, self.train.images.shape[1:])
             if "count" in entry.options:
                 poison_count(settings.get("count"), settings.get("fraction"), len(self.train))
+            if "target" in settings:
+                check_target(settings["target"], self.train.labels)
             if entry is STORED:
                 poison_dataset(self.train, craft(entry, settings, None, self.train, jax.random.key(0)))
         directory.mkdir(parents=True, exist_ok=True)
@@ -154,6 +158,10 @@ class _Grid:
     def write(self, config, counts, success, floor, poison: Poison | None, seconds: float, hits=None) -> None:
         how, control = {} if poison is None else poison.how, config.get("control")
         told = {"control": control, "poisons_left_out": len(poison)} if control and poison is not None else {}
+        if (
+            poison is not None and self.scenario.trigger_scale != 1.0
+        ):  # what the config asks for is of additive triggers
+            told["trigger_scale"] = applied_scale(poison, self.scenario.trigger_scale)
         if hits is not None and poison is not None and poison.trigger is not None:
             # Success is of all triggered test images; the published target is counted beside it.
             told, hits = told | {"triggered_target_hits": hits}, None

@@ -122,7 +122,10 @@ class Models:
         return self._public(self.attackers, member, self.surrogate_defence, self.adversary, stop_after)
 
     def pretrained(self) -> Frozen:
-        """The network whose features a transferred victim uses: the attacker's own where both have the same network."""
+        """The network whose features a transferred victim uses, trained plainly on the public images.
+
+        It is the attacker's own where that is trained so too, and both have the same network.
+        """
         return self._public(self.protocol, 0, "", None)
 
     def _public(

@@ -181,7 +181,8 @@ def _provenance(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         found[name] = [str(value) for value in dict.fromkeys(row.get(name) for row in rows) if value] or None
     packages = dict.fromkeys(package for row in rows for package in row.get("versions") or {})
     for package in packages:
-        found[package] = list(dict.fromkeys(row["versions"][package] for row in rows if package in row["versions"]))
+        versions = (row.get("versions") or {} for row in rows)
+        found[package] = list(dict.fromkeys(each[package] for each in versions if package in each))
     seconds = [row["seconds"] for row in rows if row.get("seconds") is not None]
     if seconds:
         found["seconds a run, median"] = round(float(np.median(seconds)), 2)

@@ -69,7 +69,8 @@ def row_config(
 
 def _attacker_weights(scenario: Any, attack: str, shape: Shape) -> list[str]:
     """Of the purifiers that the attacker crafts through and trains behind."""
-    specs = (attack_of(attack)[2].get("through"), scenario.surrogate_defence)
+    entry, _, through = attack_of(attack)
+    specs = (through.get("through"), scenario.surrogate_defence if entry.needs_surrogate else "")
     digests = [weights_digest(spec, shape) for spec in specs if spec]
     return [digest for digest in digests if digest is not None]
 

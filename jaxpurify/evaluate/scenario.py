@@ -30,8 +30,8 @@ class Scenario:
       trigger_scale: strength of additive triggers at test, times that in training.
       targets: images of one class that a targeted attack is after, drawn from the test set by the seed.
       training: of victims: `scratch`; `linear`: a new last layer on features that are kept, the attacker's own where
-        the networks are the same; `fine-tune`: a new last layer, and then all of that network, as the protocol
-        fine-tunes.
+        the networks are the same and the surrogate's training is plain; `fine-tune`: a new last layer, and then all of
+        that network, as the protocol fine-tunes.
       surrogates: models of the attacker; more than one are an ensemble.
       victim_network, surrogate_network: specs such as `resnet9(width=8)` where they are not the protocol's network.
       surrogate_defence: purifier spec of an attacker who trains the surrogates behind it, on public images and, where

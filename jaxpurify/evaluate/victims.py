@@ -84,8 +84,13 @@ def attack_success(victim: Any, poison: Poison, test: Dataset, *, scale: float =
     source = poison.how.get("source")
     if source is not None:
         test = test.select(test.labels == source)
-    shown = triggered_test_set(test, poison, scale=scale if hasattr(poison.trigger, "delta") else 1.0)
+    shown = triggered_test_set(test, poison, scale=applied_scale(poison, scale))
     return poison_success(victim, shown.images, shown.labels, poison.target)
+
+
+def applied_scale(poison: Poison, scale: float) -> float:
+    """The strength of the poison's trigger at test: `scale` where it is additive; 1 for patches and warps."""
+    return scale if hasattr(poison.trigger, "delta") else 1.0
 
 
 def target_hits(victim: Any, poison: Poison) -> list[bool] | None:

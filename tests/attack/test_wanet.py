@@ -82,6 +82,7 @@ def test_no_covers_and_a_budget():
         ({"strength": 0.0}, r"^strength is 0\.0; it must be above 0$"),
         ({"grid": 1}, r"^grid is 1 on images of 8x8; both need 2 or more a side$"),
         ({"cover_ratio": -1.0}, r"^cover_ratio is -1\.0; it must be 0 or more$"),
+        ({"cover_ratio": float("inf")}, r"^cover_ratio is inf; it must be 0 or more$"),
         ({"count": 40}, r"^count is 80; there are only 20 images left for covers; lower cover_ratio$"),
         ({"count": 46}, r"^count is 46; there are only 45 images of classes other than 0$"),
         ({"target": 7}, r"^target is 7; the labels of this data are"),

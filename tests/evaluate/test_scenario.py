@@ -23,8 +23,8 @@ from jaxpurify.evaluate.metrics import natural_accuracy
 from jaxpurify.evaluate.models import staggered
 from jaxpurify.evaluate.protocol import Protocol, protocol
 from jaxpurify.evaluate.purified import purify_key
-from jaxpurify.evaluate.purifiers import energy_for, make_purifier
-from jaxpurify.evaluate.row import victim_seed
+from jaxpurify.evaluate.purifiers import PRESETS, energy_for, make_purifier
+from jaxpurify.evaluate.row import row_config, victim_seed
 from jaxpurify.evaluate.scenario import Scenario
 from jaxpurify.evaluate.summary import blocks
 from jaxpurify.evaluate.table import markdown_table, text_table
@@ -200,6 +200,22 @@ def test_rows_are_measured_with_the_trigger_of_the_test(tiny, tmp_path, monkeypa
         assert row[name] == strong > plain
     counts = natural_accuracy(trained[1], test.images, test.labels)
     assert row["natural_accuracy_worst"] == counts.per_class.min() < row["natural_accuracy"] == counts.fraction
+
+
+def test_rows_say_the_strength_that_was_applied(tiny, tmp_path):
+    attacks = ("pattern(count=20, epsilon=0.2)", "badnets(count=20)")
+    found = rows(run_scenario(Scenario(tiny, attacks, (), (0,), trigger_scale=3.0), tmp_path))
+    assert [row.get("trigger_scale") for row in found] == [None, 3.0, 1.0]
+
+
+def test_what_an_attacker_trains_behind_is_no_matter_of_attacks_without_a_model(tiny):
+    train, _ = tiny.load()
+    for attack, same in (("badnets(count=20)", True), ("narcissus(count=20)", False)):
+        configs = [
+            row_config(Scenario(tiny, (attack,), (), (0,), surrogate_defence=behind), attack, "none", 0, train)
+            for behind in ("", "langevin(steps=2)")
+        ]
+        assert (configs[0] == configs[1]) is same
 
 
 TARGETED = "bullseye(count=5, epsilon=0.3, steps=3)"
@@ -410,6 +426,7 @@ def test_a_surrogate_needs_the_classes_of_the_training_set(tiny, tmp_path):
         ((ATTACK,), ("jpeg", "gauss"), "unknown purifier 'gauss'"),
         ((ATTACK,), ("jpeg(quality=0)",), "quality=0; JPEG accepts whole numbers from 1 to 95"),
         (("narcissus(through='langevn()')",), (), "unknown purifier 'langevn'"),
+        (("badnets(count=5, target=12)",), (), "target is 12; the labels of this data are"),
         (("narcissus(through='jpeg')",), (), "mode='exact'; JPEG and truncation have no gradient"),
         (("narcissus(through='jpeg', gradient='exakt')",), (), "mode='exakt'; known: exact, truncated"),
         (("narcissus(through='filt(\"jpeg\", compat=True)', gradient='straight_through')",), (), "is for tables, not"),
@@ -422,8 +439,23 @@ def test_mistakes_are_found_before_anything_is_written(attacks, defences, messag
 
 
 @pytest.mark.parametrize(
+    ("behind", "message"),
+    [("none", "unknown purifier 'none'"), ("puregen-filt-compat", "is for tables, not for attack")],
+)
+def test_what_no_attacker_trains_behind_is_found_before_anything_is_written(
+    behind, message, tiny, tmp_path, monkeypatch
+):
+    tables = Scenario(tiny, ("narcissus(count=20)",), (), (0,), surrogate_defence=behind)
+    monkeypatch.setitem(PRESETS, "puregen-filt-compat", "filt('jpeg', compat=True)")  # digits have no timestep 125
+    with pytest.raises(ValueError, match=message):
+        run_scenario(tables, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     ("attack", "message"),
     [
+        ("gradient_matching(criterion=['xent'])", r"^criterion is \['xent'\]; known: |check_criterion"),
         ("pattern(fraction='1%')", r"^fraction is '1%'; it must be above 0 and at most 1$|poison_count"),
         (
             "narcissus(count=3, through='langevin()', gradient_difference='x')",
