@@ -16,6 +16,7 @@ from jaxpurify.attack.metapoison import metapoison as metapoison
 from jaxpurify.attack.narcissus import narcissus as narcissus
 from jaxpurify.attack.pattern import pattern as pattern
 from jaxpurify.attack.poison_frogs import poison_frogs as poison_frogs
+from jaxpurify.attack.random_noise import random_noise as random_noise
 from jaxpurify.attack.sig import sig as sig
 from jaxpurify.attack.sleeper_agent import sleeper_agent as sleeper_agent
 from jaxpurify.attack.wanet import wanet as wanet

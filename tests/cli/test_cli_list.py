@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from jaxpurify import attack
 from jaxpurify.attack.catalogue import ATTACKS
 from jaxpurify.cli.list_names import PROTOCOLS
 from jaxpurify.cli.main import COMMANDS, main
@@ -39,3 +40,7 @@ def test_the_help_needs_no_jax():
     program += "assert not {'jax', 'numpy', 'flax'} & set(sys.modules), 'heavy import'"
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert all(f"  {name} " in shown for name in COMMANDS) and "--purifier" in shown
+
+
+def test_every_attack_that_is_listed_is_a_function_of_the_package():
+    assert {name: getattr(attack, name) for name in ATTACKS} == {name: each.craft for name, each in ATTACKS.items()}
