@@ -15,7 +15,7 @@ from jaxpurify.attack.narcissus import _Problem as NarcissusProblem
 from jaxpurify.attack.view import View
 from jaxpurify.attack.warm_up import class_batch
 from jaxpurify.random import image_keys, uniform
-from jaxpurify.struct import struct
+from jaxpurify.struct import as_operand, struct
 from jaxpurify.types import Images, Keys
 
 KEY = jax.random.key(0)
@@ -66,7 +66,7 @@ def test_draws_of_a_view_are_their_own():
 def test_steps_of_trigger_attacks_draw_their_own_noise():
     common = {"transform": Dim(), "label": jnp.int32(1), "epsilon": jnp.float32(0.1), "transform_draws": 1}
     problem = NarcissusProblem(
-        applies=(linear,), members=(PARAMS,), key=KEY, images=GREY, learning_rate=jnp.float32(0.1), batch_size=3,
+        applies=(as_operand(linear),), members=(PARAMS,), key=KEY, images=GREY, learning_rate=jnp.float32(0.1), batch_size=3,
         optimizer="adam", saturate=False, **common,
     )  # fmt: skip
     losses = [float(narcissus_objective(jnp.zeros((2, 2, 1)), jnp.uint32(step), problem)) for step in (0, 1)]
@@ -75,7 +75,7 @@ def test_steps_of_trigger_attacks_draw_their_own_noise():
     losses = [float(narcissus_objective(jnp.zeros((2, 2, 1)), jnp.uint32(step), still)) for step in (0, 1)]
     assert losses[0] == losses[1]
     problem = CleanLabelProblem(
-        apply=linear, members=(PARAMS,), keys=image_keys(KEY, jnp.arange(3)), images=GREY,
+        apply=as_operand(linear), members=(PARAMS,), keys=image_keys(KEY, jnp.arange(3)), images=GREY,
         step_size=jnp.float32(0.1), **common,
     )  # fmt: skip
     first, second = (clean_label_losses(problem, GREY / 255, jnp.uint32(step)) for step in (0, 1))
