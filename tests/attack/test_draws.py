@@ -66,8 +66,8 @@ def test_draws_of_a_view_are_their_own():
 def test_steps_of_trigger_attacks_draw_their_own_noise():
     common = {"transform": Dim(), "label": jnp.int32(1), "epsilon": jnp.float32(0.1), "transform_draws": 1}
     problem = NarcissusProblem(
-        applies=(as_operand(linear),), members=(PARAMS,), key=KEY, images=GREY, learning_rate=jnp.float32(0.1), batch_size=3,
-        optimizer="adam", saturate=False, **common,
+        applies=(as_operand(linear),), members=(PARAMS,), key=KEY, images=GREY, learning_rate=jnp.float32(0.1),
+        batch_size=3, optimizer="adam", saturate=False, **common,
     )  # fmt: skip
     losses = [float(narcissus_objective(jnp.zeros((2, 2, 1)), jnp.uint32(step), problem)) for step in (0, 1)]
     assert losses[0] != losses[1]
