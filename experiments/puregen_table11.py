@@ -10,11 +10,11 @@ craft in 200 steps (--steps) where Table 1 takes 500: through chains each costs 
 to experiments/results/puregen_table11_cpu_small.jsonl; those present are skipped.
 
 Receipt (29 November 2026): 140 minutes of two cores of an EPYC (Zen 4), one of them on another table for an hour, both
-paused in between and shared with other work, so that `seconds` of rows are too long (crafting through 50 steps took 6 to
-10 minutes of a core). Success above the clean floor, highest success of a target class, of none, EBM, DDPM: baseline
-36.5, 75.3; 10.2, 38.9; -4.3, 13.3. Generation 29.6, 66.2; 11.7, 40.7; -4.5, 15.2. Surrogate 23.5, 62.6; 10.1, 45.2;
--5.4, 13.4. Both 29.4, 70.6; 10.2, 49.6; -0.7, 14.4. Class by class knowing the energy gains 1.4 ± 1.1, -0.1 ± 2.0 and
--0.1 ± 1.1 points above the floor behind it, of three classes.
+paused in between and shared with other work, so that `seconds` of rows are too long; a crafting step through 50 steps
+took 1.8 seconds of a core. Success above the clean floor, highest success of a target class, of none, EBM, DDPM:
+baseline 36.5, 75.3; 10.2, 38.9; -4.3, 13.3. Generation 29.6, 66.2; 11.7, 40.7; -4.5, 15.2. Surrogate 23.5, 62.6; 10.1,
+45.2; -5.4, 13.4. Both 29.4, 70.6; 10.2, 49.6; -0.7, 14.4. Class by class knowing the energy gains 1.4 ± 1.1, -0.1 ± 2.0
+and -0.1 ± 1.1 points above the floor behind it, of three classes.
 """
 
 import dataclasses
