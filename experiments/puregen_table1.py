@@ -24,7 +24,9 @@ until `--controls` has run.
 Receipt (29 November 2026), `--protocol cpu-small --seeds 0 1 … 9`: 125 minutes of two cores of an EPYC (Zen 4), paused
 in between and sharing them with other work, so that `seconds` of rows are too long. Columns as above: undefended 36.0,
 91.4, 71.9; EBM 17.0, 85.0, 71.2; EBM in 50 steps 20.3, 87.9, 70.9; DDPM -14.2, 33.7, 68.0; JPEG-25 -8.9, 42.4, 70.5;
-JPEG-75 36.0, 92.4, 72.0; JPEG-85 31.4, 88.4, 71.8. The second and third seed of each class have not run yet.
+JPEG-75 36.0, 92.4, 72.0; JPEG-85 31.4, 88.4, 71.8. Second seeds of seven classes (`--defences none ebm ddpm --seeds 10
+11 13 15 17 18 19`, some 10 minutes of a core each): undefended 37.1, 95.3, 72.1; EBM 20.0, 91.5, 71.2; DDPM -0.8, 51.9,
+67.7. The others and the third ones have not run yet.
 """
 
 import dataclasses
