@@ -7,6 +7,10 @@ import optax
 import pytest
 from sklearn.datasets import load_digits
 
+from jaxpurify import loop
+from jaxpurify.purify.adaptive import Adaptive
+from jaxpurify.purify.langevin import Langevin
+
 
 @pytest.fixture(scope="session")
 def digits():
@@ -47,3 +51,16 @@ def surrogate(digits):
     accuracy = (two_layers(params, images).argmax(-1) == labels).mean()
     assert accuracy > 0.95
     return two_layers, params
+
+
+@pytest.fixture
+def long_chain(monkeypatch):
+    """A chain of twelve steps of which two have a gradient, and the list of whether each loop since ran in Python."""
+
+    def energy(images):
+        return 50 * jnp.square(images - 0.5).sum((1, 2, 3))
+
+    looped, runs_in_python = [], loop.runs_in_python
+    monkeypatch.setattr(loop, "runs_in_python", lambda *trees: looped.append(runs_in_python(*trees)) or looped[-1])
+    chain = Adaptive(Langevin(energy, 0.02, 1e-2, steps=12), "truncated", 2)
+    return chain, looped

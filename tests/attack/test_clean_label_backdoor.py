@@ -5,12 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpurify import loop
 from jaxpurify.attack.clean_label_backdoor import clean_label_backdoor
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.poison import poison_dataset, triggered_test_set
-from jaxpurify.purify.adaptive import Adaptive
-from jaxpurify.purify.langevin import Langevin
 
 
 def craft(surrogate, digits, key=None, **arguments):
@@ -95,15 +92,8 @@ def test_ensembles_and_transforms(surrogate, digits):
     np.testing.assert_allclose(adaptive.how["objective"], through.how["objective"], rtol=1e-4)
 
 
-def test_steps_through_a_long_chain_loop_in_python_and_give_what_the_compiled_step_gives(
-    surrogate, digits, monkeypatch
-):
-    def energy(images):
-        return 50 * jnp.square(images - 0.5).sum((1, 2, 3))
-
-    looped, runs_in_python = [], loop.runs_in_python
-    monkeypatch.setattr(loop, "runs_in_python", lambda *trees: looped.append(runs_in_python(*trees)) or looped[-1])
-    chain = Adaptive(Langevin(energy, 0.02, 1e-2, steps=12), "truncated", 2)
+def test_steps_through_a_long_chain_loop_in_python_and_give_what_the_compiled_step_gives(surrogate, digits, long_chain):
+    chain, looped = long_chain
     poison = craft(surrogate, digits, transform=chain, steps=3)
     assert looped.count(True) >= 1 + 3 + 2  # the attack's loop, and the chain in its steps and in both measures
     looped.clear()

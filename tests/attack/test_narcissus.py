@@ -6,12 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpurify import loop
 from jaxpurify.attack import narcissus
 from jaxpurify.data.dataset import Dataset
 from jaxpurify.data.poison import poison_dataset, triggered_test_set
-from jaxpurify.purify.adaptive import Adaptive
-from jaxpurify.purify.langevin import Langevin
 from jaxpurify.struct import struct
 
 
@@ -158,15 +155,8 @@ def test_a_warm_up_makes_another_output_that_of_the_class(surrogate, digits):
     assert both.how["clean_loss"] < 0.1 * cold.how["clean_loss"]
 
 
-def test_steps_through_a_long_chain_loop_in_python_and_give_what_the_compiled_step_gives(
-    surrogate, digits, monkeypatch
-):
-    def energy(images):
-        return 50 * jnp.square(images - 0.5).sum((1, 2, 3))
-
-    looped, runs_in_python = [], loop.runs_in_python
-    monkeypatch.setattr(loop, "runs_in_python", lambda *trees: looped.append(runs_in_python(*trees)) or looped[-1])
-    chain = Adaptive(Langevin(energy, 0.02, 1e-2, steps=12), "truncated", 2)
+def test_steps_through_a_long_chain_loop_in_python_and_give_what_the_compiled_step_gives(surrogate, digits, long_chain):
+    chain, looped = long_chain
     options = {"optimizer": "adam", "steps": 4}
     poison = craft(surrogate, digits, transform=chain, **options)
     # Three outer loops; in each of the 4 steps and the 2 + 2 that measure, the steps of the chain that are frozen.
