@@ -158,9 +158,7 @@ class _Grid:
     def write(self, config, counts, success, floor, poison: Poison | None, seconds: float, hits=None) -> None:
         how, control = {} if poison is None else poison.how, config.get("control")
         told = {"control": control, "poisons_left_out": len(poison)} if control and poison is not None else {}
-        if (
-            poison is not None and self.scenario.trigger_scale != 1.0
-        ):  # what the config asks for is of additive triggers
+        if poison is not None and self.scenario.trigger_scale != 1.0:  # asked for; applied to additive triggers alone
             told["trigger_scale"] = applied_scale(poison, self.scenario.trigger_scale)
         if hits is not None and poison is not None and poison.trigger is not None:
             # Success is of all triggered test images; the published target is counted beside it.
