@@ -14,8 +14,8 @@ from jaxpurify.attack.badnets import patch_trigger
 from jaxpurify.attack.budget import add_levels, apply_trigger, levels, to_levels
 from jaxpurify.attack.choose import StoredLabels, check_dataset, check_draws, check_target
 from jaxpurify.attack.signed_adam import project
-from jaxpurify.attack.surrogate import Apply, class_count, compiled_logits
-from jaxpurify.attack.targeted import choose_base
+from jaxpurify.attack.surrogate import Apply, compiled_logits
+from jaxpurify.attack.targeted import check_outputs, choose_base
 from jaxpurify.data.image import to_float
 from jaxpurify.data.poison import Poison
 from jaxpurify.random import fold, image_keys, named, uniform
@@ -97,22 +97,15 @@ def clean_label_backdoor(
     number = len(index)
     apply = as_operand(apply)
     members = tuple(params) if isinstance(params, tuple | list) else (params,)
-    for member in members:
-        classes = class_count(apply, member, images.shape[1:])
-        if target >= classes:
-            raise ValueError(f"target is {target}; the surrogate's outputs are 0 … {classes - 1}")
+    check_outputs((apply,) * len(members), members, images.shape[1:], target)
     described: dict[str, Any] = {"pattern": type(trigger).__name__}
     if trigger is None:
         shape = (images.shape[1], images.shape[2], images.shape[3])
         trigger = patch_trigger(shape, named(key, "pattern"), pattern=pattern, size=size, corner=corner)
         described = {"pattern": pattern, "size": size, "corner": corner}
-    whole = not loop.has_loops(transform)
-    measure = _compiled_losses if whole else _losses
-    moved = images[index].copy()
-    losses = []
-    for begin in range(0, number, batch_size):
-        rows = slice(begin, begin + batch_size)
-        problem = _Problem(
+
+    def problem_of(rows):
+        return _Problem(
             apply=apply,
             members=members,
             transform=as_operand(transform),
@@ -123,18 +116,8 @@ def clean_label_backdoor(
             step_size=jnp.float32(step_size),
             transform_draws=transform_draws,
         )
-        delta = np.zeros(1, np.float32)
-        if steps:
-            report = loop.part_of(progress, begin * steps, number * steps, len(problem.images))
-            delta = np.asarray(loop.repeat(_step, _start(problem), steps, problem, progress=report, whole=whole))
-        if not np.isfinite(delta).all():
-            raise ValueError("the surrogate's gradient is not finite on the poisons; its weights are at fault")
-        change = to_levels(np.broadcast_to(delta, moved[rows].shape), epsilon)
-        moved[rows] = add_levels(moved[rows], change)
-        losses.append([np.asarray(measure(problem, jnp.asarray(part))) for part in (images[index[rows]], moved[rows])])
-    clean, objective = (float(np.concatenate(part).mean()) for part in zip(*losses, strict=True))
-    if not np.isfinite(objective):
-        raise ValueError(f"the surrogate's loss is {objective} on the poisons; its weights are at fault")
+
+    moved, clean, objective = _ascend(problem_of, images[index], epsilon, steps, batch_size, progress)
     poisons = apply_trigger(trigger, moved)
     if clamp_trigger:
         limit, base = levels(epsilon), images[index].astype(np.int16)
@@ -162,6 +145,28 @@ def clean_label_backdoor(
             "objective": objective,
         },
     )
+
+
+def _ascend(problem_of, stored, epsilon, steps, batch_size, progress) -> tuple[np.ndarray, float, float]:
+    """The moved images, 8-bit, and the mean cross-entropy of the stored ones and of these."""
+    moved, losses = stored.copy(), []
+    for begin in range(0, len(stored), batch_size):
+        rows = slice(begin, begin + batch_size)
+        problem = problem_of(rows)
+        whole = not loop.has_loops(problem.transform)
+        measure = _compiled_losses if whole else _losses
+        delta = np.zeros(1, np.float32)
+        if steps:
+            report = loop.part_of(progress, begin * steps, len(stored) * steps, len(problem.images))
+            delta = np.asarray(loop.repeat(_step, _start(problem), steps, problem, progress=report, whole=whole))
+        if not np.isfinite(delta).all():
+            raise ValueError("the surrogate's gradient is not finite on the poisons; its weights are at fault")
+        moved[rows] = add_levels(stored[rows], to_levels(np.broadcast_to(delta, stored[rows].shape), epsilon))
+        losses.append([np.asarray(measure(problem, jnp.asarray(part[rows]))) for part in (stored, moved)])
+    clean, objective = (float(np.concatenate(part).mean()) for part in zip(*losses, strict=True))
+    if not np.isfinite(objective):
+        raise ValueError(f"the surrogate's loss is {objective} on the poisons; its weights are at fault")
+    return moved, clean, objective
 
 
 @struct

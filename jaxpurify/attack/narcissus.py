@@ -109,24 +109,16 @@ def narcissus(
     check_dataset(images, labels)
     check_target(target, labels)
     levels(epsilon)
-    if optimizer not in OPTIMIZERS:
-        raise ValueError(f"optimizer is {optimizer!r}; known: {', '.join(OPTIMIZERS)}")
     check_draws(transform_draws, transform)
-    if steps < 1 or batch_size < 1:
-        raise ValueError(f"steps is {steps} and batch_size is {batch_size}; both must be at least 1")
-    if not (0 < learning_rate < math.inf and 0 < scale < math.inf):
-        raise ValueError(f"learning_rate is {learning_rate} and scale is {scale}; both must be above 0")
+    _check_settings(optimizer, steps, batch_size, learning_rate, scale)
+    if warmup_epochs < 0 or not warmup_rate > 0:
+        raise ValueError(f"warmup_epochs is {warmup_epochs} and warmup_rate is {warmup_rate}; at least 0, and above 0")
     number = poison_count(count, fraction, len(labels))
     of_class = positions(labels == target)
     index = choose(named(key, "choice"), of_class, number, choice=choice, what=f"images of class {target}")
-    if warmup_epochs < 0 or not warmup_rate > 0:
-        raise ValueError(f"warmup_epochs is {warmup_epochs} and warmup_rate is {warmup_rate}; at least 0, and above 0")
     label = target if surrogate_label is None else surrogate_label
     applies, members = ensemble(apply, params)
-    for each, member in zip(applies, members, strict=True):
-        classes = class_count(each, member, images.shape[1:])
-        if not 0 <= label < classes:
-            raise ValueError(f"surrogate_label is {label}; the surrogate's outputs are 0 … {classes - 1}")
+    _check_label(applies, members, images.shape[1:], label)
     stored, batch = jnp.asarray(images[of_class]), min(batch_size, len(of_class))
     settings = {"epochs": warmup_epochs, "learning_rate": warmup_rate, "batch_size": batch}
     members = tuple(
@@ -147,11 +139,7 @@ def narcissus(
         saturate=saturate,
         transform_draws=transform_draws,
     )
-    delta, losses = jax.device_get(_optimise(problem, steps, progress))
-    if not math.isfinite(losses[-1]) or not np.isfinite(delta).all():
-        first = int(np.argmin(np.isfinite(losses)))
-        raise ValueError(f"the surrogate's loss is not finite at step {first} of {steps}; lower learning_rate")
-    change = to_levels(delta, epsilon)
+    change = to_levels(_optimise(problem, steps, progress), epsilon)
     stored_delta = jnp.asarray(change, jnp.float32) / 255
     return Poison(
         images=add_levels(images[index], change),
@@ -183,6 +171,22 @@ def narcissus(
     )
 
 
+def _check_settings(optimizer, steps, batch_size, learning_rate, scale):
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"optimizer is {optimizer!r}; known: {', '.join(OPTIMIZERS)}")
+    if steps < 1 or batch_size < 1:
+        raise ValueError(f"steps is {steps} and batch_size is {batch_size}; both must be at least 1")
+    if not (0 < learning_rate < math.inf and 0 < scale < math.inf):
+        raise ValueError(f"learning_rate is {learning_rate} and scale is {scale}; both must be above 0")
+
+
+def _check_label(applies, members, shape, label):
+    for apply, member in zip(applies, members, strict=True):
+        classes = class_count(apply, member, shape)
+        if not 0 <= label < classes:
+            raise ValueError(f"surrogate_label is {label}; the surrogate's outputs are 0 … {classes - 1}")
+
+
 @struct
 class _Problem:
     applies: tuple
@@ -201,13 +205,17 @@ class _Problem:
 
 def _optimise(
     problem: _Problem, steps: int, progress: loop.Report | None
-) -> tuple[Float[Array, "height width channels"], Float[Array, "steps"]]:
-    """The optimised delta within the budget, and the objective before each step."""
+) -> Float[np.ndarray, "height width channels"]:
+    """The optimised delta within the budget; raises ValueError if it or the last objective is not finite."""
     delta = jnp.zeros(problem.images.shape[1:])
     state = (delta, _optimizer(problem).init(delta))
     whole = not loop.has_loops(problem.transform)
     (delta, _), losses = loop.scan(_step, state, steps, problem, progress=progress, whole=whole)
-    return jnp.clip(delta, -problem.epsilon, problem.epsilon), losses
+    delta, losses = jax.device_get((jnp.clip(delta, -problem.epsilon, problem.epsilon), losses))
+    if not math.isfinite(losses[-1]) or not np.isfinite(delta).all():
+        first = int(np.argmin(np.isfinite(losses)))
+        raise ValueError(f"the surrogate's loss is not finite at step {first} of {steps}; lower learning_rate")
+    return delta
 
 
 def _class_loss(problem: _Problem, delta: Float[Array, "height width channels"]) -> float:

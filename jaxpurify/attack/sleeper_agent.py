@@ -125,13 +125,7 @@ def sleeper_agent(
     trigger = ScatteredPatchTrigger(np.asarray(patch), np.asarray(seed))
     sources = _sources(named(key, "sources"), labels, source, target, source_count)
     number = poison_count(count, fraction, len(labels))
-    of_class = positions(labels == target)
-    what = f"images of class {target}"
-    if selection == "random" or number > len(of_class):
-        index = choose(named(key, "choice"), of_class, number, what=what)
-    else:
-        norms = gradient_norms(applies, members, images[of_class], labels[of_class])
-        index = np.sort(of_class[np.argsort(-norms, kind="stable")[:number]])
+    index = _bases(named(key, "choice"), images, labels, target, number, (applies, members), selection)
     crafting = make_crafting(images, labels, index, key, epsilon, learning_rate, steps, decay, optimizer)
     state = start(crafting, restarts)
     views = View(as_operand(transform), as_operand(augment))
@@ -209,6 +203,16 @@ def _patch(shape, patch, size, key) -> Array:
     if patch.shape != (side, side, shape[2]) or not 1 <= side <= min(shape[:2]):
         raise ValueError(f"patch has the shape {patch.shape}; it must be a square that fits into images of {shape}")
     return patch
+
+
+def _bases(key, images, labels, target, number, surrogate, selection):
+    """Positions of the images that become poisons: those of the longest gradients, or random ones."""
+    of_class = positions(labels == target)
+    if selection == "random" or number > len(of_class):
+        return choose(key, of_class, number, what=f"images of class {target}")
+    applies, members = surrogate
+    norms = gradient_norms(applies, members, images[of_class], labels[of_class])
+    return np.sort(of_class[np.argsort(-norms, kind="stable")[:number]])
 
 
 def _sources(key, labels, source, target, count):
