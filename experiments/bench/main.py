@@ -127,7 +127,8 @@ def _matmul(precision: str, rounds: int, seconds: float) -> dict[str, float]:
     """GFLOP/s of a matrix product in both libraries: what this machine can give."""
     numbers = np.random.default_rng(0).random((MATMUL_SIZE, MATMUL_SIZE), np.float32)
     ours, peer = jnp.asarray(numbers, precision), torch.from_numpy(numbers).to(getattr(torch, precision))
-    product = jax.jit(jnp.matmul)
+    # With float32 results, as the convolutions have it: XLA:CPU is slow where a result is bfloat16.
+    product = jax.jit(functools.partial(jnp.matmul, preferred_element_type=jnp.float32))
     rates = alternate(
         {"jax": lambda: product(ours, ours), "torch": lambda: peer @ peer}, rounds=rounds, seconds=seconds
     )

@@ -10,7 +10,7 @@ import math
 from jax import lax
 import jax.numpy as jnp
 
-from jaxpurify.networks import convolution_rows, winograd, winograd_strided
+from jaxpurify.networks import convolution_rows, winograd, winograd_bfloat16, winograd_strided
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -41,6 +41,8 @@ def cpu_images(outputs, kernel, stride, padding, sizes):
         return winograd_strided.images_gradient(outputs, kernel)
     if winograd.fits(outputs, kernel.shape, stride, width):
         return winograd.convolve(outputs, kernel, [(2 - padding, 2 - padding)] * 2, width, reverse=True)
+    if winograd_bfloat16.fits(outputs, kernel.shape, stride):
+        return winograd_bfloat16.convolve(outputs, kernel, [(2 - padding, 2 - padding)] * 2, reverse=True)
     counts = [-(-height // stride), -(-width // stride)]
     bands = []
     for row in range(stride):
@@ -74,8 +76,13 @@ def _window(images, kernel, stride, pads):
     16→3: 6.1 → 2.6 (4 pixels); 32→3 none (2.6 → 3.4).
     Patches: 32 × 2² 128→128: 7.5 → 0.3; 32 × 1² 128→128: 0.33 → 0.07; 32 × 4² 128→128 none (1.15 → 1.32).
     """
-    if convolution_rows.fits(images, kernel):
-        return convolution_rows.convolve_rows(images, kernel, stride, pads)
+    if winograd_bfloat16.fits(images, kernel.shape, stride):
+        return winograd_bfloat16.convolve(images, kernel, pads)
+    if images.dtype == jnp.bfloat16:
+        if convolution_rows.fits(images, kernel):
+            return convolution_rows.convolve_rows(images, kernel, stride, pads)
+        wide = _window(images.astype(jnp.float32), kernel.astype(jnp.float32), stride, pads)
+        return wide.astype(images.dtype)
     rows, columns, inputs, outputs = kernel.shape
     # XLA takes images that are smaller than the kernel for the kernel, and has no fast form for that.
     if images.shape[1] * images.shape[2] < rows * columns:

@@ -3,13 +3,15 @@
 Over blocks of 2 × 2 pixels such a convolution has 2 × 2 taps and stride 1. F(2, 2) takes 3 products for two
 neighbouring results of two taps instead of 4, from the points 0, 1 and infinity; both ways it takes 9 for four results
 instead of 16 (Lavin and Gray, arXiv:1509.09308, section 4). Errors are about 1e-6 of the largest value, for its weights
-are 0, 1 and -1 only. Images and outputs are NHWC, kernels HWIO.
+are 0, 1 and -1 only; in bfloat16, where the products are of bfloat16 matrices with float32 results, 0.5 % of the
+values' root mean square. Images and outputs are NHWC, kernels HWIO.
 """
 
+import jax
 from jax import lax
 import jax.numpy as jnp
 
-from jaxpurify.networks.winograd import flat
+from jaxpurify.networks.winograd import flat, joined
 
 _BORDER = ((0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0))
 # The pixels 2u and 2u + 1 meet two taps each. Which of the five combinations of outputs (`_slopes_seen`) is which of
@@ -22,9 +24,12 @@ def fits(images, kernel_shape, stride, padding, sizes):
 
     Milliseconds of CPU time on one core of an EPYC (Zen 4), plain to Winograd's, value and gradient for the images:
     32 × 32² 32→64 5.5 → 5.2, 6.2 → 5.4; 32 × 16² 64→128 5.3 → 4.1, 5.5 → 4.8; 32 × 8² 128→256 5.5 → 3.9, 5.9 → 4.2;
-    100 × 8² 128→256 17.3 → 11.3, 17.6 → 12.5; none for 64 × 32² 16→32 (2.9 → 4.0, 4.0 → 5.7).
+    100 × 8² 128→256 17.3 → 11.3, 17.6 → 12.5; none for 64 × 32² 16→32 (2.9 → 4.0, 4.0 → 5.7). In
+    bfloat16, the form of `convolution_rows` to this one: 32 × 32² 32→64 3.9 → 4.3, 5.7 → 3.5; 32 × 16² 64→128 3.5 →
+    2.5, 4.3 → 2.4; 32 × 8² 128→256 4.3 → 2.1, 4.0 → 2.3.
     """
-    exists = (*kernel_shape[:2], stride, padding) == (4, 4, 2, 1) and images.dtype == jnp.float32
+    known = images.dtype in (jnp.float32, jnp.bfloat16)
+    exists = (*kernel_shape[:2], stride, padding) == (4, 4, 2, 1) and known
     return exists and kernel_shape[2] >= 32 and all(size % 4 == 0 for size in sizes)
 
 
@@ -33,7 +38,7 @@ def convolve(images, kernel):
     batch, height, width, inputs = images.shape
     down, across = height // 4, width // 4
     # The two pixels of a block's row are neighbours in memory: they become channels without being moved.
-    rows = lax.pad(images, 0.0, _BORDER).reshape(batch, height // 2 + 1, 2, width // 2 + 1, 2 * inputs)
+    rows = _bordered(images).reshape(batch, height // 2 + 1, 2, width // 2 + 1, 2 * inputs)
     columns = lax.optimization_barrier(
         _products_of(*(rows[:, :, :, first : first + 2 * across : 2] for first in range(3)))
     )
@@ -41,53 +46,65 @@ def convolve(images, kernel):
     for part in columns:
         three = _products_of(*(part[:, first : first + 2 * down : 2] for first in range(3)))
         window.append([flat(jnp.concatenate([block[:, :, 0], block[:, :, 1]], -1)) for block in three])
-    blocks = kernel.reshape(2, 2, 2, 2, inputs, -1)  # [row of blocks, row, column of blocks, column, I, O]
+    # [row of blocks, row, column of blocks, column, I, O]
+    blocks = kernel.astype(jnp.float32).reshape(2, 2, 2, 2, inputs, -1)
     kernels = [
         [part.reshape(4 * inputs, -1) for part in _taps_of(*half)]
         for half in _taps_of(blocks[:, :, 0], blocks[:, :, 1])
     ]
-    window, kernels = lax.optimization_barrier((window, kernels))
-    products = lax.optimization_barrier(
-        [[part @ taps for part, taps in zip(*column, strict=True)] for column in zip(window, kernels, strict=True)]
-    )
+    products = _products(window, kernels, images.dtype, contracted=0)
     pairs = [_results_of(*column) for column in products]  # of rows, for each of three columns
     results = [_results_of(*(column[row] for column in pairs)) for row in range(2)]
     tiles = (batch, down, across, -1)
-    rows = [jnp.stack([part.reshape(tiles) for part in row], 3) for row in results]
-    return jnp.stack(rows, 2).reshape(batch, height // 2, width // 2, -1)
+    return joined([[part.reshape(tiles) for part in row] for row in results]).astype(images.dtype)
 
 
 def images_gradient(outputs, kernel):
     """The gradient for the images: [B, h, w, O] and [4, 4, I, O] to [B, 2h, 2w, I]."""
     batch, height, width, _ = outputs.shape
     down, across, inputs = height // 2, width // 2, kernel.shape[2]
-    outputs = lax.pad(outputs, 0.0, _BORDER)
-    columns = _slopes_seen(*(outputs[:, :, first : first + 2 * across - 1 : 2] for first in range(4)))
+    seen = _bordered(outputs)
+    columns = _slopes_seen(*(seen[:, :, first : first + 2 * across - 1 : 2] for first in range(4)))
     columns = lax.optimization_barrier(columns)
     window = [
         [flat(part) for part in _slopes_seen(*(column[:, first : first + 2 * down - 1 : 2] for first in range(4)))]
         for column in columns
     ]
+    kernel = kernel.astype(jnp.float32)
     by_column = _taps_met(*(kernel[:, tap] for tap in range(4)))
     by_both = [[_taps_met(*(taps[tap] for tap in range(4))) for taps in column] for column in by_column]
     # A combination that several pixels need is multiplied with the taps of all of them at once.
     kernels = [
         [jnp.concatenate([taps for each in column for taps in each[row]]) for row in range(5)] for column in by_both
     ]
-    window, kernels = lax.optimization_barrier((window, kernels))
-    products = lax.optimization_barrier(
-        [
-            [lax.dot_general(part, taps, (((1,), (1,)), ((), ()))) for part, taps in zip(*column, strict=True)]
-            for column in zip(window, kernels, strict=True)
-        ]
-    )
+    products = _products(window, kernels, outputs.dtype, contracted=1)
     product = {}
     for column, columns_met in enumerate(_PLACES):
         for row, rows_met in enumerate(_PLACES):
             places = [(*down_, *across_) for across_ in columns_met for down_ in rows_met]
             parts = jnp.split(products[column][row], len(places), -1)
             product |= dict(zip(places, parts, strict=True))
-    return _joined(product, (batch, down, across, inputs))
+    return _joined(product, (batch, down, across, inputs)).astype(outputs.dtype)
+
+
+def _bordered(images):
+    """In float32, as all sums before and after the products."""
+    return lax.pad(images, jnp.zeros((), images.dtype), _BORDER).astype(jnp.float32)
+
+
+def _products(window, kernels, dtype, *, contracted):
+    """Of matrices in `dtype`, with float32 results; of the kernels axis `contracted` is summed over."""
+    window, kernels = lax.optimization_barrier(jax.tree.map(lambda part: part.astype(dtype), (window, kernels)))
+    axes = ((1,), (contracted,)), ((), ())
+    return lax.optimization_barrier(
+        [
+            [
+                lax.dot_general(part, taps, axes, preferred_element_type=jnp.float32)
+                for part, taps in zip(*column, strict=True)
+            ]
+            for column in zip(window, kernels, strict=True)
+        ]
+    )
 
 
 def _joined(product, tiles):
@@ -100,9 +117,7 @@ def _joined(product, tiles):
                 two = _results_of(*(pair[below] for pair in pairs))
                 for right in range(2):
                     pixels[2 * below + row, 2 * right + column] = two[right].reshape(tiles)
-    rows = [jnp.stack([pixels[row, column] for column in range(4)], 3) for row in range(4)]
-    batch, down, across, inputs = tiles
-    return jnp.stack(rows, 2).reshape(batch, 4 * down, 4 * across, inputs)
+    return joined([[pixels[row, column] for column in range(4)] for row in range(4)])
 
 
 def _products_of(first, second, third):

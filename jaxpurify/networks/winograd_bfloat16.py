@@ -1,0 +1,85 @@
+"""Winograd's form of 3 × 3 convolutions with stride 1 in bfloat16: F(2, 3) down the columns and across the rows.
+
+It takes 16 products for four results instead of 36 (Lavin and Gray, arXiv:1509.09308, section 4.1), as products of
+bfloat16 matrices with float32 results, which XLA:CPU computes at twice the rate of float32 on cores with AVX512-BF16.
+Sums before and after them are float32. Errors are 0.4 % of the values' root mean square, where the direct form has 0.2,
+the rounding of its result; F(4, 3) would have 1 %. Images and outputs are NHWC, kernels HWIO.
+"""
+
+from jax import lax
+import jax.numpy as jnp
+
+from jaxpurify.networks.winograd import combine, flat, joined
+
+# From the points 0, ±1 and infinity.
+_INPUT = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
+_KERNEL = ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1))
+_OUTPUT = ((1, 1, 1, 0), (0, 1, -1, -1))
+# Values of the images in one piece of a batch: what is between the products of more than that leaves the caches.
+_PIECE_VALUES = 2**19
+
+
+def fits(images, kernel_shape, stride):
+    """Whether the form exists for these shapes and is faster.
+
+    Milliseconds of CPU time on one core of an EPYC (Zen 4), the form of `convolution_rows` against this one:
+    32 × 32² 128→128 72.9 → 45.9; 32 × 16² 128→128 17.9 → 8.9; 32 × 8² 128→128 4.1 → 2.0; 32 × 32² 32→32 5.9 → 4.8.
+    """
+    exists = (*kernel_shape[:2], stride) == (3, 3, 1) and images.dtype == jnp.bfloat16
+    return exists and min(kernel_shape[2:]) >= 32
+
+
+def convolve(images, kernel, pads, *, reverse=False):
+    """The convolution; `pads` are (before, after) for height and width.
+
+    `reverse` is for the gradient for the images: the kernel's taps in reverse, its inputs and outputs exchanged.
+
+    Four times the values of a piece and more go piece by piece: 32 × 32² 128→128 45.9 → 34.8 ms.
+    """
+    batch = len(images)
+    most = max(1, _PIECE_VALUES * batch // images.size)
+    if batch >= 4 * most:
+        piece = max(size for size in range(1, most + 1) if batch % size == 0)
+        pieces = images.reshape(-1, piece, *images.shape[1:])
+        results = lax.map(lambda part: _convolve(part, kernel, pads, reverse), pieces)
+        return results.reshape(batch, *results.shape[2:])
+    return _convolve(images, kernel, pads, reverse)
+
+
+def _convolve(images, kernel, pads, reverse):
+    kernel = kernel[::-1, ::-1] if reverse else kernel
+    high, wide = (images.shape[axis + 1] + sum(pads[axis]) - 2 for axis in range(2))
+    window = _windows(images, (-(-high // 2), -(-wide // 2)), (pads[0][0], pads[1][0]))
+    across = [combine(row, [kernel[:, tap].astype(jnp.float32) for tap in range(3)]) for row in _KERNEL]
+    kernels = [
+        [combine(row, [taps[tap] for tap in range(3)]).astype(kernel.dtype) for row in _KERNEL] for taps in across
+    ]
+    window, kernels = lax.optimization_barrier((window, kernels))
+    contracted = ((1,), (1 if reverse else 0,)), ((), ())
+    products = [
+        [
+            lax.dot_general(flat(part), taps, contracted, preferred_element_type=jnp.float32).reshape(
+                *part.shape[:3], -1
+            )
+            for part, taps in zip(*column, strict=True)
+        ]
+        for column in zip(window, kernels, strict=True)
+    ]
+    products = lax.optimization_barrier(products)
+    rows = [[combine(row, four) for four in products] for row in _OUTPUT]
+    results = joined([[combine(row, four) for row in _OUTPUT] for four in rows])
+    return results[:, :high, :wide].astype(images.dtype)
+
+
+def _windows(images, tiles, before):
+    """The 4 × 4 combinations of what 2 × 2 neighbouring results see: each [B, pairs, tiles, I], by column and row."""
+    far = [2 * (tiles[axis] + 1) - images.shape[axis + 1] - before[axis] for axis in range(2)]
+    edges = [(0, 0, 0), (before[0], far[0], 0), (before[1], far[1], 0), (0, 0, 0)]
+    images = lax.pad(images, jnp.zeros((), images.dtype), edges)
+    blocks = images.reshape(len(images), tiles[0] + 1, 2, tiles[1] + 1, 2, -1).astype(jnp.float32)
+    near = [blocks[:, :, :, :-1, 0], blocks[:, :, :, :-1, 1], blocks[:, :, :, 1:, 0], blocks[:, :, :, 1:, 1]]
+    window = []
+    for part in (combine(row, near) for row in _INPUT):
+        four = [part[:, :-1, 0], part[:, :-1, 1], part[:, 1:, 0], part[:, 1:, 1]]
+        window.append([combine(row, four).astype(images.dtype) for row in _INPUT])
+    return window
