@@ -55,8 +55,6 @@ def from_torch(name: str, tensors: Mapping[str, Any] | str | os.PathLike, **opti
     try:
         # Only the structure: drawing random weights that are thrown away would cost seconds.
         abstract = nnx.eval_shape(lambda: published.build(shapes, dict(options) | {"rngs": nnx.Rngs(0)}))
-    except KeyError as error:
-        raise ValueError(f"{name}: tensor {error} is missing; there are {_listed(sorted(arrays))}") from None
     except (TypeError, ValueError) as error:  # an option that the constructor does not take, or a wrong shape
         raise ValueError(f"{name}: {error}") from None
     graphdef, state = nnx.split(abstract)

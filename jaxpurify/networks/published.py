@@ -19,6 +19,7 @@ from jaxpurify.networks.layers import CIFAR10_MEAN, CIFAR10_STD
 from jaxpurify.networks.mobilenet import MobileNetV2
 from jaxpurify.networks.resnet import resnet18, resnet34
 from jaxpurify.networks.unet import UNet
+from jaxpurify.struct import is_count
 
 Shapes = Mapping[str, tuple[int, ...]]
 Options = dict[str, Any]
@@ -29,7 +30,7 @@ class Published:
     """One published network.
 
     Attributes:
-      build: tensor shapes and the caller's options to our network; raises KeyError for an absent tensor.
+      build: tensor shapes and the caller's options to our network; widths that an absent tensor would tell are any.
       layer: dotted path of a layer of ours to its published name.
       head: the linear layer that follows a flattened map, whose input order differs in NHWC.
     """
@@ -55,11 +56,16 @@ def shifted(pattern: str, name: str, by: int, times: int = 1) -> tuple[str, Call
     return pattern, lambda match: name.format(times * int(match[1]) + by)
 
 
+# For tensors that are absent: the network is built with some widths, so that all that is missing can be named.
+_STAND_IN = {4: (64, 3, 3, 3), 2: (10, 512)}
+
+
 def _sizes(shapes: Shapes, tensor: str, axes: int) -> tuple[int, ...]:
-    """The shape of a tensor that tells widths; KeyError where it is missing, ValueError with another number of axes."""
-    if len(shapes[tensor]) != axes:
-        raise ValueError(f"tensor {tensor} has shape {shapes[tensor]}; expected {axes} axes")
-    return shapes[tensor]
+    """The shape of a tensor that tells widths; ValueError with another number of axes."""
+    shape = shapes.get(tensor, _STAND_IN[axes])
+    if len(shape) != axes:
+        raise ValueError(f"tensor {tensor} has shape {shape}; expected {axes} axes")
+    return shape
 
 
 def _classifier_options(shapes: Shapes, options: Options, stem: str, head: str) -> Options:
@@ -71,10 +77,10 @@ def _classifier_options(shapes: Shapes, options: Options, stem: str, head: str) 
 
 def _conv_energy(shapes: Shapes, options: Options) -> nnx.Module:
     features, channels = _sizes(shapes, "f.0.weight", 4)[:2]
-    found = [name for name in shapes if re.fullmatch(r"f\.\d+\.weight", name)]
-    last = max(found, key=lambda name: int(name.split(".")[1]))
+    # A convolution and a ReLU each but for the head, which has no ReLU.
+    last = max((int(match[1]) for name in shapes if (match := re.fullmatch(r"f\.(\d+)\.weight", name))), default=0)
     # Only the head has one output; where it is absent, counting it makes it a missing tensor.
-    convolutions = len(found) + (_sizes(shapes, last, 4)[0] != 1)
+    convolutions = last // 2 + 1 + (_sizes(shapes, f"f.{last}.weight", 4)[0] != 1)
     # A 3 × 3 layer, the halvings, and the head; a map of 4 × 4 is left at the end.
     inferred: Options = {"features": features, "channels": channels, "size": 4 << max(convolutions - 2, 0)}
     return ConvEnergy(**inferred | options)
@@ -82,7 +88,8 @@ def _conv_energy(shapes: Shapes, options: Options) -> nnx.Module:
 
 def _residual_energy(shapes: Shapes, options: Options) -> nnx.Module:
     features, channels = _sizes(shapes, "block1.c1.weight", 4)[:2]
-    tile = options.get("patch_size", 1) ** 2
+    size = options.get("patch_size", 1)
+    tile = size**2 if is_count(size, 1) else 0
     if not tile or channels % tile:
         raise ValueError(f"patch_size is {options['patch_size']}; the first layer has {channels} channels")
     inferred: Options = {"features": features, "channels": channels // tile}
@@ -138,14 +145,12 @@ def _unet(shapes: Shapes, options: Options) -> nnx.Module:
             raise ValueError(f"{field} is {config[field]!r} in the config; only {expected!r} is supported")
     numbers = [int(match[1]) for name in shapes if (match := re.match(r"down_blocks\.(\d+)\.", name))]
     if not numbers:
-        raise KeyError("down_blocks.0.resnets.0.conv1.weight")
+        raise ValueError("there is no tensor down_blocks.0.resnets.0.conv1.weight nor any other of down_blocks")
     levels = range(1 + max(numbers))
     attends = [any(name.startswith(f"down_blocks.{level}.attentions.") for name in shapes) for level in levels]
     blocks = [int(match[1]) for name in shapes if (match := re.match(r"down_blocks\.\d+\.resnets\.(\d+)\.", name))]
     inferred: Options = {
-        "block_channels": tuple(
-            _sizes(shapes, f"down_blocks.{level}.resnets.0.conv1.weight", 4)[0] for level in levels
-        ),
+        "block_channels": tuple(_unet_width(shapes, f"down_blocks.{level}.resnets.0") for level in levels),
         "layers_per_block": 1 + max(blocks, default=0),
         "attention_levels": tuple(level for level in levels if attends[level]),
         "channels": _sizes(shapes, "conv_in.weight", 4)[1],
@@ -155,8 +160,30 @@ def _unet(shapes: Shapes, options: Options) -> nnx.Module:
     return UNet(**inferred | options)
 
 
+def _unet_width(shapes: Shapes, block: str) -> int:
+    """Channels after a residual block; either of its convolutions tells them."""
+    known = [tensor for tensor in (f"{block}.conv1.weight", f"{block}.conv2.weight") if tensor in shapes]
+    return _sizes(shapes, known[0] if known else f"{block}.conv1.weight", 4)[0]
+
+
+def _check_unet_config(config: Options) -> None:
+    """Raises ValueError for numbers and lists that are none."""
+    for field in ("in_channels", "out_channels", "layers_per_block", "norm_num_groups", "attention_head_dim"):
+        value = config.get(field, 1)
+        if not (is_count(value, 1) or (value is None and field == "attention_head_dim")):
+            raise ValueError(f"{field} is {value!r} in the config; it must be a whole number of at least 1")
+    widths = config.get("block_out_channels", [1])
+    if not (isinstance(widths, list | tuple) and widths and all(is_count(width, 1) for width in widths)):
+        raise ValueError(f"block_out_channels is {widths!r} in the config; it must be a list of whole numbers")
+    for field in ("down_block_types", "up_block_types"):
+        names = config.get(field, [])
+        if not (isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)):
+            raise ValueError(f"{field} is {names!r} in the config; it must be a list of names")
+
+
 def _read_unet_config(config: Options, inferred: Options) -> Options:
     """The fields of a published config.json that our UNet has, checked to be a network of its kind."""
+    _check_unet_config(config)
     kinds = {"DownBlock2D": False, "AttnDownBlock2D": True, "UpBlock2D": False, "AttnUpBlock2D": True}
     for field in ("down_block_types", "up_block_types"):
         for kind in config.get(field, ()):
@@ -168,7 +195,7 @@ def _read_unet_config(config: Options, inferred: Options) -> Options:
         raise ValueError("up_block_types do not mirror down_block_types; only mirrored ones are supported")
     if config.get("in_channels", 3) != config.get("out_channels", 3):
         raise ValueError(
-            f"unet2d: in_channels={config.get('in_channels', 3)}, out_channels={config.get('out_channels', 3)}; "
+            f"in_channels={config.get('in_channels', 3)}, out_channels={config.get('out_channels', 3)}; "
             "only equal ones are supported"
         )
     head_channels = config.get("attention_head_dim", 8)

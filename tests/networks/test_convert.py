@@ -74,8 +74,12 @@ def test_unet_reads_its_config_and_old_attention_names(tmp_path):
         ({"norm_eps": 1e-6}, "norm_eps is 1e-06"),
         ({"down_block_types": ["CrossAttnDownBlock2D"] * 6}, "CrossAttnDownBlock2D"),
         ({"up_block_types": ["UpBlock2D"] * 6}, "mirror"),
-        ({"out_channels": 6}, "out_channels=6"),
+        ({"out_channels": 6}, "^unet2d: in_channels=3, out_channels=6; only equal ones"),
         ({"norm_num_groups": 5}, "groups=5"),
+        ({"block_out_channels": None}, "block_out_channels is None in the config; it must be a list of whole numbers"),
+        ({"attention_head_dim": "8"}, "attention_head_dim is '8' in the config; it must be a whole number"),
+        ({"layers_per_block": 1.5}, r"layers_per_block is 1\.5 in the config; it must be a whole number"),
+        ({"up_block_types": [["UpBlock2D"]]}, "up_block_types is .* in the config; it must be a list of names"),
     ],
 )
 def test_configs_of_other_networks_are_refused(change, message):
@@ -90,7 +94,7 @@ def test_an_energy_of_tiles_finds_the_channels_of_its_images():
     energy = from_torch("sngan_energy", arrays, patch_size=2)
     assert energy.patch_size == 2 and energy.stem.conv1.kernel[...].shape == (3, 3, 12, 128)
     assert nnx.eval_shape(energy, jnp.zeros((2, 16, 16, 3))).shape == (2,)
-    for size in (0, 5):
+    for size in (0, 5, 1.0, True):
         with pytest.raises(ValueError, match=rf"patch_size is {size}; the first layer has 12 channels$"):
             from_torch("sngan_energy", arrays, patch_size=size)
 
@@ -118,7 +122,8 @@ def test_a_wrong_shape_names_tensor_got_and_expected():
     [
         ("resnet50", {}, "resnet50.*resnet18"),
         ("resnet18", {}, "empty"),
-        ("resnet18", {"other": np.ones(1)}, "linear.weight' is missing"),
+        ("resnet18", {"other": np.ones(1)}, r"missing tensors: .*linear\.weight.*; left-over tensors: other$"),
+        ("conv_energy", {"other": np.ones(1)}, r"missing tensors: .*f\.0\.weight.*; left-over tensors: other$"),
         ("unet2d", {"other": np.ones(1)}, "down_blocks"),
         ("resnet18", "absent.safetensors", "absent.safetensors"),
         ("hlb_s", tensors("hlb_m"), "3.conv1.weight has shape"),

@@ -50,7 +50,18 @@ def test_wrong_missing_and_left_over_tensors_are_refused(name):
     [
         ("unet2d", "down_blocks.0.resnets.1."),
         ("unet2d", "down_blocks.4.attentions.0.group_norm.weight"),
+        ("unet2d", "conv_in."),
+        ("unet2d", "down_blocks.0.resnets.0.conv1.weight"),
         ("conv_energy", "f.8."),
+        ("conv_energy", "f.4."),
+        ("conv_energy", "f.0."),
+        ("sngan_energy", "block1.c1."),
+        ("resnet18", "linear."),
+        ("resnet34", "conv1.weight"),
+        ("mobilenet_v2", "linear."),
+        ("densenet121", "conv1.weight"),
+        ("hlb_s", "0.weight"),
+        ("hlb_m", "8.weight"),
     ],
 )
 def test_absent_tensors_that_tell_the_structure_are_called_missing(name, prefix):
