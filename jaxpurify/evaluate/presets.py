@@ -52,7 +52,8 @@ PRESETS: dict[str, Preset] = {
         ("narcissus(epsilon=16/255, count=500)",),
         ("jpeg(quality=50)", "puregen-ebm", "diffusion(timestep=75, steps=15)"),
     ),
-    # PureGen's Table 1 (arXiv:2405.18627), for accelerators. Narcissus crafts for 1,000 passes over its target class.
+    # Narcissus in PureGen's Table 1 (arXiv:2405.18627), for accelerators; its other columns go by options
+    # (`--attack`, `--defence`, `--seeds`). It crafts for 1,000 passes over its target class.
     "paper": Preset(
         "paper",
         ("narcissus(epsilon=8/255, count=500, steps=14286, batch_size=350, learning_rate=0.005, choice='last')",),

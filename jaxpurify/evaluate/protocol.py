@@ -180,7 +180,7 @@ def protocol(name: str) -> Protocol:
     * `paper-cinic10`: CINIC-10, ResNet-18, 80 epochs; the generative models see CIFAR-10, as published, though
       CINIC-10 holds images of it: they have seen a part of what they purify.
     * `paper-tiny-imagenet`: Tiny-ImageNet at 64 x 64, ResNet-34; the generative models see Caltech-256, stretched to
-      64 x 64 beforehand (the published runs of the energy used weights trained on Tiny-ImageNet itself; any other set
+      64 x 64 beforehand (runs for the paper's reviewers used an energy trained on Tiny-ImageNet itself; any other set
       of natural images fits the threat model better). It has other classes, so that the attacker's model is trained on
       the victim's own images: the attacker knows them.
 
@@ -188,6 +188,10 @@ def protocol(name: str) -> Protocol:
     prints SGD); fine-tuned ones all of the network for 60. Of published transfer learning these are the optimiser's
     settings alone: its victims see 500 images, 50 a class, of which Bullseye's are not augmented, after pre-training on
     others of CIFAR-10; here they see all of `train`, augmented, after pre-training on `public`.
+
+    .. warning::
+       Narcissus' published poisons are the last images of their class in the order of CIFAR-10's files. TFDS has
+       another order, so that `choice='last'` poisons other images of the class here.
 
     .. warning::
        The paper lists random crops as the only augmentation; its code crops and mirrors, and so do these.

@@ -1,4 +1,4 @@
-"""EPIC: examples whose gradients stand alone in their class are dropped (arXiv:2208.09890)."""
+"""EPIC: examples whose gradients stand alone in their class are dropped (Yang, Liu and Mirzasoleiman, ICML 2022)."""
 
 from typing import Any, NamedTuple
 

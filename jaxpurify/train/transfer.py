@@ -106,7 +106,7 @@ def fine_tune(
       classes: None keeps the last layer; a number replaces it by a new one with so many logits.
 
     Warning: by the header of PureGen's table (arXiv:2405.18627) 10 % of the images of its fine-tuned Bullseye victims
-    are poisons; by its appendix and its configuration file 1 %, 5 of 500, which is what its name means in this library.
+    are poisons; by its appendix and its configuration file 1 %, 5 of 500.
 
     Raises:
       ValueError: `classes` for a network that has no `linear` layer; otherwise as in `train_classifier`.

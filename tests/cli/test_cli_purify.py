@@ -2,6 +2,7 @@
 
 import errno
 import re
+import socket
 
 import jax
 import numpy as np
@@ -31,8 +32,13 @@ def test_a_folder_keeps_order_names_labels_and_length(photographs, here, everyth
     assert "cat/5.png" in (here / "clean.html").read_text()
 
 
-def test_photographs_through_the_bundled_energy(photographs, here, capsys):
+def test_photographs_through_the_bundled_energy(photographs, here, capsys, monkeypatch):
     """Right after installation: no weights, no data and no network connection are needed."""
+
+    def refuse(*_):
+        raise OSError("this command must not connect to anything")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
     command = ["purify", photographs, "--purifier", "puregen-ebm", "--size", "32"]
     assert main([*command, "--out", "clean"]) == 0
     before, after = load_source(photographs, size=32), load_source("folder:clean")

@@ -26,7 +26,14 @@ VICTIMS = {
     "paper-hlb-s": (
         "hlb_s",
         CIFAR10 | {"classes": 10},
-        {"epochs": 15, "batch_size": 128, "learning_rate": 11.6, "momentum": 0.87, "weight_decay": 0.0157},
+        {
+            "epochs": 15,
+            "batch_size": 128,
+            "learning_rate": 11.6,
+            "momentum": 0.87,
+            "weight_decay": 0.0157,
+            "label_smoothing": 0.2,
+        },
     ),
 }
 # Shift in pixels and with what the border is filled; size of the cutout.

@@ -126,6 +126,13 @@ def test_first_weights_fill_their_range(initialise, bound):
     np.testing.assert_array_equal(weights, traced)
 
 
+def test_running_averages_decay_as_they_are_told():
+    images = jax.random.normal(jax.random.key(0), (8, 4, 4, 3)) + 2
+    layer = BatchNorm(3, decay=0.7)
+    layer(images)
+    np.testing.assert_allclose(layer.mean[...], 0.3 * images.mean((0, 1, 2)), rtol=1e-5)
+
+
 def test_biases_follow_pytorch_unless_zero():
     assert 0 < jnp.abs(Linear(4, 64, rngs=nnx.Rngs(0)).bias[...]).max() <= 0.5
     assert not Conv(3, 8, 3, zero_bias=True, rngs=nnx.Rngs(0)).bias[...].any()
