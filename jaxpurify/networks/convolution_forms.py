@@ -60,10 +60,8 @@ def cpu_images(outputs, kernel, stride, padding, sizes):
                 band.append(_window(outputs, part, 1, pads))
             else:
                 band.append(jnp.zeros((outputs.shape[0], *counts, kernel.shape[2]), outputs.dtype))
-        bands.append(jnp.stack(band, 3) if stride > 1 else band[0][:, :, :, None])
-    result = jnp.stack(bands, 2) if stride > 1 else bands[0][:, :, None]
-    result = result.reshape(outputs.shape[0], counts[0] * stride, counts[1] * stride, kernel.shape[2])
-    return result[:, :height, :width]
+        bands.append(band)
+    return winograd.joined(bands)[:, :height, :width]
 
 
 def _window(images, kernel, stride, pads):

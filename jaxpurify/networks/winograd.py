@@ -95,8 +95,7 @@ def _both_ways(images, kernels, pads, across, reverse):
         for column in zip(window, kernels, strict=True)
     ]
     products = lax.optimization_barrier(products)
-    rows = [jnp.stack([combine(row, four) for row in _OUTPUT_DOWN], 2) for four in products]
-    rows = [pair.reshape(pair.shape[0], 2 * pairs, *pair.shape[3:])[:, :down] for pair in rows]
+    rows = [joined([[combine(row, four)] for row in _OUTPUT_DOWN])[:, :down] for four in products]
     return _joined_across(lax.optimization_barrier(rows), across)
 
 
@@ -147,8 +146,7 @@ def _windows(images, pairs, tiles, above, before):
 
 def _joined_across(products, across):
     """Results of a row from their six products, each [B, H, tiles, O]."""
-    result = jnp.stack([combine(row, products) for row in _OUTPUT_ACROSS], 3)
-    return result.reshape(*result.shape[:2], -1, result.shape[-1])[:, :, :across]
+    return joined([[combine(row, products) for row in _OUTPUT_ACROSS]])[:, :, :across]
 
 
 def flat(maps):
@@ -160,7 +158,8 @@ def joined(pixels):
     """Maps [B, rows · H, columns · W, C] from the pixels of their tiles: rows of columns of [B, H, W, C].
 
     Along the last axis, for XLA:CPU leaves such a concatenation whole; others it may compute anew inside of what reads
-    them: the convolutional energy's gradient for 32 images in bfloat16 takes 36 ms of an EPYC (Zen 4) then, 26 so.
+    them, milliseconds on one core of an EPYC (Zen 4): the convolutional energy's gradient for 32 images in bfloat16
+    takes 36 then and 26 so, an update of ResNet-9 on 128 images 233 and 208.
     """
     rows = [jnp.concatenate(row, -1) for row in pixels]
     batch, height, width, _ = rows[0].shape
