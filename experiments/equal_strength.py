@@ -17,7 +17,8 @@ standard error of differences over four seeds), 5 calls by 3.1 ± 3.3 and 0.7 ±
 Colder (20 minutes of two cores): 50 steps by 7.4 ± 4.3 and -0.5 ± 0.2, 38 by 9.8 ± 3.8 and -0.2 ± 0.4: as accurate and
 hardly cleaning, although a single perturbation survives no better. Midpoint (29 November 2026, 13 minutes of two cores
 of an EPYC, on poisons crafted anew there): 50 steps for 150 by -0.3 ± 4.0 and -0.3 ± 0.2. Ten classes of Table 1 under
-cpu-small (column ebm-fast there) tell more: 3.3 ± 1.5 and -0.2 ± 0.2, as accurate and a little weaker.
+cpu-small (column ebm-50 there) tell more: 3.3 ± 1.5 and -0.2 ± 0.2, as accurate and a little weaker. At a temperature
+of 0.85e-4, which goes further downhill with the same noise, they are stronger (column ebm-fast).
 """
 
 import dataclasses

@@ -27,9 +27,9 @@ Shape = tuple[int, ...]
 # the paper's table prints [10, 50, 5] and its appendix 7 repetitions; the table is followed. 125 timesteps, as in
 # Filt, are also the published ones for transfer learning and for ε = 16/255. Those called digits were chosen for the
 # bundled models of 8 x 8 pixels. Those called fast make fewer network calls than the exact one beside them: a third
-# of the Langevin steps, each √3 as long as the published ones (for the energy that has those) and with the slope at
-# half of its noise, and strided denoising of the same noise; what that costs is measured in
-# experiments/equal_strength.py.
+# of the Langevin steps, each √3 as long as the published ones (for the energy that has those), with the slope at half
+# of its noise and a lower temperature, measured in experiments/puregen_table1.py, and strided denoising of the same
+# noise, measured in experiments/equal_strength.py.
 PRESETS: dict[str, str] = {
     "puregen-ebm": "langevin(steps=150)",
     "puregen-ddpm": "diffusion(timestep=75)",
@@ -41,7 +41,7 @@ PRESETS: dict[str, str] = {
     "fast": "diffusion(timestep=75, steps=5)",
     "filt-fast": "filt('diffusion(timestep=125, steps=5)', fraction=0.5)",
     "ebm-exact": "puregen-ebm",
-    "ebm-fast": "langevin(steps=50, step_size=0.01083, midpoint=True, weights='cifar10-ebm')",
+    "ebm-fast": "langevin(steps=50, step_size=0.01083, temperature=0.85e-4, midpoint=True, weights='cifar10-ebm')",
     "digits-ebm": "langevin(steps=150, weights='digits-ebm')",
     "digits-ddpm": "diffusion(timestep=75, steps=15, weights='digits-ddpm')",
     "digits-both": "langevin(steps=75, weights='digits-ebm')|diffusion(timestep=50, steps=10, weights='digits-ddpm')",

@@ -23,7 +23,7 @@ class Langevin:
     x ← x − s²/(2T) ∇E(x + s z/2) + s z: the integrator of Leimkuhler and Matthews (Applied Mathematics Research
     eXpress, 2013) in a form that remembers nothing of the step before. On a quadratic energy its images, with half a
     step's noise added, have variance T exactly for any stable step, where published steps leave more: with it fewer
-    and longer steps are nearly as good (`ebm-fast`, measured in `experiments/equal_strength.py`).
+    and longer steps are as good (`ebm-fast`, measured in `experiments/puregen_table1.py`).
 
     Attributes:
       energy: images [B, H, W, C] in [0, 1] to energies [B]; low means natural.
