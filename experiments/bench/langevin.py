@@ -23,8 +23,10 @@ from jaxpurify.struct import struct
 from jaxpurify.types import Energies, Energy, Images
 
 STEP_SIZE, TEMPERATURE = 0.00625, 1e-4
-# Rounding to bfloat16 switches units at the kink of a ReLU: gradients of either side are 6 to 10 % away from float32.
-TOLERANCES = {"float32": 1e-3, "bfloat16": 0.15}
+# Rounding switches units at the kink of a ReLU: in bfloat16 gradients of either side are 6 to 10 % away from float32,
+# in float32 those of the residual energy with 128 features 0.03 % (PyTorch) and 0.17 % (ours, in 3 images of 64) from
+# float64.
+TOLERANCES = {"float32": 3e-3, "bfloat16": 0.15}
 
 
 @struct
