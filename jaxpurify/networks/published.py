@@ -77,10 +77,10 @@ def _classifier_options(shapes: Shapes, options: Options, stem: str, head: str) 
 
 def _conv_energy(shapes: Shapes, options: Options) -> nnx.Module:
     features, channels = _sizes(shapes, "f.0.weight", 4)[:2]
-    # A convolution and a ReLU each but for the head, which has no ReLU.
+    # A convolution and a ReLU each but for the head, which has no ReLU. Higher numbers than there are tensors are none.
     last = max((int(match[1]) for name in shapes if (match := re.fullmatch(r"f\.(\d+)\.weight", name))), default=0)
     # Only the head has one output; where it is absent, counting it makes it a missing tensor.
-    convolutions = last // 2 + 1 + (_sizes(shapes, f"f.{last}.weight", 4)[0] != 1)
+    convolutions = min(last // 2 + 1, len(shapes)) + (_sizes(shapes, f"f.{last}.weight", 4)[0] != 1)
     # A 3 × 3 layer, the halvings, and the head; a map of 4 × 4 is left at the end.
     inferred: Options = {"features": features, "channels": channels, "size": 4 << max(convolutions - 2, 0)}
     return ConvEnergy(**inferred | options)
@@ -146,7 +146,7 @@ def _unet(shapes: Shapes, options: Options) -> nnx.Module:
     numbers = [int(match[1]) for name in shapes if (match := re.match(r"down_blocks\.(\d+)\.", name))]
     if not numbers:
         raise ValueError("there is no tensor down_blocks.0.resnets.0.conv1.weight nor any other of down_blocks")
-    levels = range(1 + max(numbers))
+    levels = range(1 + min(max(numbers), len(shapes)))
     attends = [any(name.startswith(f"down_blocks.{level}.attentions.") for name in shapes) for level in levels]
     blocks = [int(match[1]) for name in shapes if (match := re.match(r"down_blocks\.\d+\.resnets\.(\d+)\.", name))]
     inferred: Options = {

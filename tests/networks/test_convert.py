@@ -125,6 +125,8 @@ def test_a_wrong_shape_names_tensor_got_and_expected():
         ("resnet18", {"other": np.ones(1)}, r"missing tensors: .*linear\.weight.*; left-over tensors: other$"),
         ("conv_energy", {"other": np.ones(1)}, r"missing tensors: .*f\.0\.weight.*; left-over tensors: other$"),
         ("unet2d", {"other": np.ones(1)}, "down_blocks"),
+        ("unet2d", {"down_blocks.999999999.resnets.0.conv1.weight": np.ones(1)}, "missing|has shape"),
+        ("conv_energy", {"f.999999998.weight": np.ones((1, 2, 3, 3))}, "left-over tensors: f.999999998.weight"),
         ("resnet18", "absent.safetensors", "absent.safetensors"),
         ("hlb_s", tensors("hlb_m"), "3.conv1.weight has shape"),
     ],
