@@ -8,6 +8,7 @@ Errors are about 4e-6 of the largest value. Images and outputs are NHWC, kernels
 
 import functools
 
+import jax
 from jax import lax
 import jax.numpy as jnp
 
@@ -30,9 +31,9 @@ _KERNEL_ACROSS = (
 )
 _OUTPUT_ACROSS = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
 # Of F(2, 3): down a column.
-_INPUT_DOWN = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
-_KERNEL_DOWN = ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1))
-_OUTPUT_DOWN = ((1, 1, 1, 0), (0, 1, -1, -1))
+INPUT_DOWN = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
+KERNEL_DOWN = ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1))
+OUTPUT_DOWN = ((1, 1, 1, 0), (0, 1, -1, -1))
 _NOTHING = (0, 0, 0)
 
 
@@ -84,18 +85,9 @@ def _both_ways(images, kernels, pads, across, reverse):
     down = images.shape[1] + before + after - 2
     pairs = -(-down // 2)
     window = _windows(images, pairs, -(-across // 4), before, pads[1][0])
-    kernels = [[combine(row, [taps[tap] for tap in range(3)]) for row in _KERNEL_DOWN] for taps in kernels]
-    window, kernels = lax.optimization_barrier((window, kernels))
-    contracted = ((1,), (1 if reverse else 0,)), ((), ())
-    products = [
-        [
-            lax.dot_general(flat(part), tap, contracted).reshape(*part.shape[:3], -1)
-            for part, tap in zip(*column, strict=True)
-        ]
-        for column in zip(window, kernels, strict=True)
-    ]
-    products = lax.optimization_barrier(products)
-    rows = [joined([[combine(row, four)] for row in _OUTPUT_DOWN])[:, :down] for four in products]
+    kernels = [[combine(row, [taps[tap] for tap in range(3)]) for row in KERNEL_DOWN] for taps in kernels]
+    products = matrix_products(window, kernels, images.dtype, contracted=1 if reverse else 0)
+    rows = [joined([[combine(row, four)] for row in OUTPUT_DOWN])[:, :down] for four in products]
     return _joined_across(lax.optimization_barrier(rows), across)
 
 
@@ -106,7 +98,7 @@ def kernel_gradient(images, outputs, padding):
     window = _windows(images, pairs, tiles, padding, padding)
     outputs = lax.pad(outputs, 0.0, (_NOTHING, (0, 2 * pairs - height, 0), (0, 4 * tiles - across, 0), _NOTHING))
     outputs = outputs.reshape(outputs.shape[0], pairs, 2, tiles, 4, -1)
-    down = [combine(row, [outputs[:, :, 0], outputs[:, :, 1]]) for row in zip(*_OUTPUT_DOWN, strict=True)]
+    down = [combine(row, [outputs[:, :, 0], outputs[:, :, 1]]) for row in zip(*OUTPUT_DOWN, strict=True)]
     down = lax.optimization_barrier(down)
     slopes = [
         [combine(row, [part[:, :, :, column] for column in range(4)]) for part in down]
@@ -119,7 +111,7 @@ def kernel_gradient(images, outputs, padding):
         for column in zip(window, slopes, strict=True)
     ]
     products = lax.optimization_barrier(products)
-    rows = [jnp.stack([combine(row, four) for row in zip(*_KERNEL_DOWN, strict=True)]) for four in products]
+    rows = [jnp.stack([combine(row, four) for row in zip(*KERNEL_DOWN, strict=True)]) for four in products]
     return jnp.stack([combine(row, rows) for row in zip(*_KERNEL_ACROSS, strict=True)], 1)
 
 
@@ -140,13 +132,31 @@ def _windows(images, pairs, tiles, above, before):
     for part in columns:
         halves = part.reshape(part.shape[0], pairs + 1, 2, *part.shape[2:])
         four = [halves[:, :pairs, 0], halves[:, :pairs, 1], halves[:, 1:, 0], halves[:, 1:, 1]]
-        window.append([combine(row, four) for row in _INPUT_DOWN])
+        window.append([combine(row, four) for row in INPUT_DOWN])
     return window
 
 
 def _joined_across(products, across):
     """Results of a row from their six products, each [B, H, tiles, O]."""
     return joined([[combine(row, products) for row in _OUTPUT_ACROSS]])[:, :, :across]
+
+
+def matrix_products(window, kernels, dtype, *, contracted):
+    """Of windows [..., I] and kernels, both in `dtype`, with float32 results; the kernels' axis `contracted` is summed.
+
+    XLA:CPU computes products of bfloat16 matrices at twice the rate of float32, where their result is float32.
+    """
+    # The barriers keep XLA from computing a combination once for every place where it is used.
+    window, kernels = lax.optimization_barrier(jax.tree.map(lambda part: part.astype(dtype), (window, kernels)))
+    axes = ((1,), (contracted,)), ((), ())
+    products = [
+        [
+            lax.dot_general(flat(part), taps, axes, preferred_element_type=jnp.float32).reshape(*part.shape[:-1], -1)
+            for part, taps in zip(*column, strict=True)
+        ]
+        for column in zip(window, kernels, strict=True)
+    ]
+    return lax.optimization_barrier(products)
 
 
 def flat(maps):

@@ -9,12 +9,7 @@ the rounding of its result; F(4, 3) would have 1 %. Images and outputs are NHWC,
 from jax import lax
 import jax.numpy as jnp
 
-from jaxpurify.networks.winograd import combine, flat, joined
-
-# From the points 0, ±1 and infinity.
-_INPUT = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
-_KERNEL = ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1))
-_OUTPUT = ((1, 1, 1, 0), (0, 1, -1, -1))
+from jaxpurify.networks.winograd import INPUT_DOWN, KERNEL_DOWN, OUTPUT_DOWN, combine, joined, matrix_products
 
 
 def fits(images, kernel_shape, stride):
@@ -35,24 +30,11 @@ def convolve(images, kernel, pads, *, reverse=False):
     kernel = kernel[::-1, ::-1] if reverse else kernel
     high, wide = (images.shape[axis + 1] + sum(pads[axis]) - 2 for axis in range(2))
     window = _windows(images, (-(-high // 2), -(-wide // 2)), (pads[0][0], pads[1][0]))
-    across = [combine(row, [kernel[:, tap].astype(jnp.float32) for tap in range(3)]) for row in _KERNEL]
-    kernels = [
-        [combine(row, [taps[tap] for tap in range(3)]).astype(kernel.dtype) for row in _KERNEL] for taps in across
-    ]
-    window, kernels = lax.optimization_barrier((window, kernels))
-    contracted = ((1,), (1 if reverse else 0,)), ((), ())
-    products = [
-        [
-            lax.dot_general(flat(part), taps, contracted, preferred_element_type=jnp.float32).reshape(
-                *part.shape[:3], -1
-            )
-            for part, taps in zip(*column, strict=True)
-        ]
-        for column in zip(window, kernels, strict=True)
-    ]
-    products = lax.optimization_barrier(products)
-    rows = [[combine(row, four) for four in products] for row in _OUTPUT]
-    results = joined([[combine(row, four) for row in _OUTPUT] for four in rows])
+    across = [combine(row, [kernel[:, tap].astype(jnp.float32) for tap in range(3)]) for row in KERNEL_DOWN]
+    kernels = [[combine(row, [taps[tap] for tap in range(3)]) for row in KERNEL_DOWN] for taps in across]
+    products = matrix_products(window, kernels, images.dtype, contracted=1 if reverse else 0)
+    rows = [[combine(row, four) for four in products] for row in OUTPUT_DOWN]
+    results = joined([[combine(row, four) for row in OUTPUT_DOWN] for four in rows])
     return results[:, :high, :wide].astype(images.dtype)
 
 
@@ -64,7 +46,7 @@ def _windows(images, tiles, before):
     blocks = images.reshape(len(images), tiles[0] + 1, 2, tiles[1] + 1, 2, -1).astype(jnp.float32)
     near = [blocks[:, :, :, :-1, 0], blocks[:, :, :, :-1, 1], blocks[:, :, :, 1:, 0], blocks[:, :, :, 1:, 1]]
     window = []
-    for part in (combine(row, near) for row in _INPUT):
+    for part in (combine(row, near) for row in INPUT_DOWN):
         four = [part[:, :-1, 0], part[:, :-1, 1], part[:, 1:, 0], part[:, 1:, 1]]
-        window.append([combine(row, four).astype(images.dtype) for row in _INPUT])
+        window.append([combine(row, four) for row in INPUT_DOWN])
     return window

@@ -7,11 +7,10 @@ are 0, 1 and -1 only; in bfloat16, where the products are of bfloat16 matrices w
 values' root mean square. Images and outputs are NHWC, kernels HWIO.
 """
 
-import jax
 from jax import lax
 import jax.numpy as jnp
 
-from jaxpurify.networks.winograd import flat, joined
+from jaxpurify.networks.winograd import flat, joined, matrix_products
 
 _BORDER = ((0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0))
 # The pixels 2u and 2u + 1 meet two taps each. Which of the five combinations of outputs (`_slopes_seen`) is which of
@@ -52,7 +51,7 @@ def convolve(images, kernel):
         [part.reshape(4 * inputs, -1) for part in _taps_of(*half)]
         for half in _taps_of(blocks[:, :, 0], blocks[:, :, 1])
     ]
-    products = _products(window, kernels, images.dtype, contracted=0)
+    products = matrix_products(window, kernels, images.dtype, contracted=0)
     pairs = [_results_of(*column) for column in products]  # of rows, for each of three columns
     results = [_results_of(*(column[row] for column in pairs)) for row in range(2)]
     tiles = (batch, down, across, -1)
@@ -77,7 +76,7 @@ def images_gradient(outputs, kernel):
     kernels = [
         [jnp.concatenate([taps for each in column for taps in each[row]]) for row in range(5)] for column in by_both
     ]
-    products = _products(window, kernels, outputs.dtype, contracted=1)
+    products = matrix_products(window, kernels, outputs.dtype, contracted=1)
     product = {}
     for column, columns_met in enumerate(_PLACES):
         for row, rows_met in enumerate(_PLACES):
@@ -90,21 +89,6 @@ def images_gradient(outputs, kernel):
 def _bordered(images):
     """In float32, as all sums before and after the products."""
     return lax.pad(images, jnp.zeros((), images.dtype), _BORDER).astype(jnp.float32)
-
-
-def _products(window, kernels, dtype, *, contracted):
-    """Of matrices in `dtype`, with float32 results; of the kernels axis `contracted` is summed over."""
-    window, kernels = lax.optimization_barrier(jax.tree.map(lambda part: part.astype(dtype), (window, kernels)))
-    axes = ((1,), (contracted,)), ((), ())
-    return lax.optimization_barrier(
-        [
-            [
-                lax.dot_general(part, taps, axes, preferred_element_type=jnp.float32)
-                for part, taps in zip(*column, strict=True)
-            ]
-            for column in zip(window, kernels, strict=True)
-        ]
-    )
 
 
 def _joined(product, tiles):
