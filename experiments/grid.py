@@ -47,7 +47,7 @@ def run_grid(module: str, config: Grids, name: str) -> None:
       name: of the file under experiments/results/.
 
     Raises:
-      SystemExit: a worker failed; the others are still waited for.
+      SystemExit: the config asks for what there is not; or a worker failed, the others are still waited for.
     """
     part = config.part or 0
     if config.part is None and config.workers > 1:
@@ -59,8 +59,12 @@ def run_grid(module: str, config: Grids, name: str) -> None:
         if done in (0, total):
             print(f"[{part}] {what} {done}/{total}", flush=True)
 
+    try:
+        scenarios = config.scenarios(part, config.workers)
+    except ValueError as error:
+        raise SystemExit(f"{module}: {error}") from None
     # One folder for all tables: they share surrogates, clean victims and purified clean images.
-    for scenario in config.scenarios(part, config.workers):
+    for scenario in scenarios:
         run_scenario(scenario, "runs/grid", results=RESULTS / f"{name}.jsonl", progress=progress)
 
 

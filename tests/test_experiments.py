@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import attacks_cpu, equal_strength, puregen_table1, puregen_table3, puregen_table11, transfer_matrix
+from experiments import (
+    attacks_cpu,
+    equal_strength,
+    grid,
+    puregen_table1,
+    puregen_table3,
+    puregen_table11,
+    transfer_matrix,
+)
 from jaxpurify.data.poison import AdditiveTrigger
 from jaxpurify.data.sources import load_source
 from jaxpurify.evaluate.purifiers import make_purifier
@@ -63,6 +71,13 @@ def test_columns_have_their_own_seeds():
         puregen_table1.Config("paper", ebm_weights="e.safetensors").scenarios()
     with pytest.raises(ValueError, match=r"^unknown defences ebn; known: none, jpeg-25, .*filt-compat$"):
         puregen_table1.Config(defences=("none", "ebn")).scenarios()
+
+
+def test_a_config_of_what_there_is_not_is_one_line(monkeypatch):
+    monkeypatch.setattr(grid, "keep_memory", lambda: True)  # of the whole process
+    config = puregen_table1.Config(defences=("ebn",), part=0)
+    with pytest.raises(SystemExit, match=r"^experiments\.puregen_table1: unknown defences ebn; known: none"):
+        grid.run_grid("experiments.puregen_table1", config, "none")
 
 
 def test_on_accelerators_one_process_takes_all_devices(monkeypatch):
