@@ -33,7 +33,7 @@ from experiments.bench.peers import VARIANTS
 from experiments.bench.table import print_rows
 from experiments.bench.timing import DifferentWork, Disturbance, Work, alternate, check_agreement, compare
 from jaxpurify import records
-from jaxpurify.cli.memory import keep_memory
+from jaxpurify.cli.memory import keep_memory, restart_with_huge_pages
 
 ROWS: dict[str, tuple[str, Callable[[bool], Work]]] = {
     "langevin-conv": ("Langevin, conv energy nf 32, batch 64", langevin.conv),
@@ -93,10 +93,10 @@ def main() -> int:
     except ValueError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    keep_memory()  # for both sides: they are one process
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     threads = os.cpu_count() or 1
+    keep_memory(threads)  # for both sides: they are one process
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", threads)
     torch.set_num_threads(threads)
     # Compiling in worker processes would fork a process in which JAX's threads run.
     torch._inductor.config.compile_threads = 1
@@ -201,4 +201,5 @@ class _Operations(TorchDispatchMode):
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     sys.exit(main())

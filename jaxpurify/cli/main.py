@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 import sys
 
-from jaxpurify.cli.memory import keep_memory
+from jaxpurify.cli.memory import keep_memory, restart_with_huge_pages
 
 COMMANDS = {
     "demo": "the main job on scanned digits: poison, purify, train, report",
@@ -39,8 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"jaxpurify: unknown command {name!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    _prepare_jax()
-    keep_memory()
+    keep_memory(_prepare_jax())
     try:
         # Imported only now: most commands need JAX, whose import takes seconds.
         command = importlib.import_module(f"jaxpurify.cli.{FILES.get(name, name)}")
@@ -62,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run() -> None:
     """The console command. An interrupt leaves at once: threads of XLA that still compile must not meet an exit."""
+    restart_with_huge_pages()
     status = main()
     if status == 130:
         sys.stdout.flush()
@@ -70,17 +70,19 @@ def run() -> None:
     sys.exit(status)
 
 
-def _prepare_jax() -> None:
-    """Sets what JAX reads from the environment when it is imported, where the user has not set it.
+def _prepare_jax() -> int:
+    """Sets what JAX reads from the environment when it is imported, where the user has not; returns its CPU devices.
 
     Compiled programs are kept between runs. On CPU there is one JAX device a core: a batch split over them keeps
     every core busy in operations that XLA runs on one thread (Langevin steps: 1.4 times as fast on two cores).
     """
-    if "jax" not in sys.modules:
-        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxpurify" / "compiled"
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
-        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    if "jax" in sys.modules:
+        return max(1, sys.modules["jax"].config.jax_num_cpu_devices)  # -1 stands for JAX's own choice, which is one
+    devices = os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxpurify" / "compiled"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    return int(devices) if devices.isdecimal() else 1  # what is no number, JAX refuses in its own words
 
 
 def _usage() -> str:

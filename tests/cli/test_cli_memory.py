@@ -1,5 +1,6 @@
-"""Freed memory stays with the process where the C library can do that."""
+"""Freed memory stays with the process, in huge pages, where the C library and the system can do that."""
 
+import json
 import subprocess
 import sys
 
@@ -7,30 +8,90 @@ import pytest
 
 from jaxpurify.cli import memory
 
-PROGRAM = """
-import resource, sys
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc can be told to keep memory")
+
+BLOCKS = """
+import resource, sys, threading
 import numpy as np
 from jaxpurify.cli.memory import keep_memory
-if sys.argv[1] == "keep":
-    assert keep_memory()
-for turn in range(3):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    block = np.full(64 << 20, 1, np.uint8)
-    del block
-    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(faults)
+devices, size = int(sys.argv[1]), int(sys.argv[2])
+if devices:
+    assert keep_memory(devices)
+faults = []
+def take_blocks():
+    for turn in range(3):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        block = np.full(size << 20, 1, np.uint8)
+        del block
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+thread = threading.Thread(target=take_blocks)
+thread.start()
+thread.join()
+print(faults[-1])
+"""
+
+RESTART = """
+import json, os, sys
+from jaxpurify.cli import memory
+memory._offered = lambda: True
+before = os.environ.get("GLIBC_TUNABLES")
+memory.restart_with_huge_pages()
+print(json.dumps([before, os.getpid(), sys.argv[1:], sys.flags.dev_mode]))
 """
 
 
-def faults_of_the_third_block(what):
-    finished = subprocess.run([sys.executable, "-c", PROGRAM, what], capture_output=True, text=True, check=True)
-    return int(finished.stdout)
+def faults_of_the_third_block(devices, size):
+    command = [sys.executable, "-c", BLOCKS, str(devices), str(size)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc can be told to keep memory")
+@linux
 def test_a_block_that_was_freed_is_used_again_without_page_faults():
     # 64 MiB are 16,384 pages, or 32 where the system has huge ones at hand.
-    assert faults_of_the_third_block("keep") < 16 < faults_of_the_third_block("return")
+    assert faults_of_the_third_block(1, 64) < 16 < faults_of_the_third_block(0, 64)
+
+
+@linux
+def test_threads_of_several_devices_keep_blocks_of_their_own():
+    assert faults_of_the_third_block(2, 40) < 16 < faults_of_the_third_block(0, 40)
+
+
+@pytest.mark.parametrize("before", [None, "glibc.malloc.perturb=1"])
+def test_the_process_starts_anew_once_with_its_arguments(monkeypatch, before):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if before:
+        monkeypatch.setenv("GLIBC_TUNABLES", before)
+    command = [sys.executable, "-X", "dev", "-c", RESTART, "one", "two words"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        tunables, identity, arguments, development = json.loads(process.communicate()[0])
+    assert tunables == ":".join(filter(None, (before, "glibc.malloc.hugetlb=1")))
+    assert identity == process.pid and arguments == ["one", "two words"] and development
+
+
+def test_a_choice_of_the_user_stays(monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
+    monkeypatch.setattr(memory, "_offered", lambda: True)
+    monkeypatch.setattr(memory.os, "execv", lambda *command: pytest.fail(f"started {command}"))
+    memory.restart_with_huge_pages()
+    assert memory.os.environ["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=0"
+
+
+@pytest.mark.parametrize(
+    ("system", "library", "offered"),
+    [
+        ("always [madvise] never\n", "glibc 2.36", True),
+        ("always [madvise] never\n", "glibc 2.9", False),
+        ("[always] madvise never\n", "glibc 2.36", False),
+        ("always madvise [never]\n", "glibc 2.36", False),
+        (None, "glibc 2.36", False),
+    ],
+)
+def test_huge_pages_are_asked_for_where_that_changes_something(monkeypatch, tmp_path, system, library, offered):
+    if system is not None:
+        (tmp_path / "enabled").write_text(system)
+    monkeypatch.setattr(memory, "_SYSTEM_HUGE_PAGES", tmp_path / "enabled")
+    monkeypatch.setattr(memory.os, "confstr", lambda name: library)
+    assert memory._offered() is offered
 
 
 def test_nothing_happens_elsewhere(monkeypatch):
