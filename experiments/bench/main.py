@@ -33,7 +33,7 @@ from experiments.bench.peers import VARIANTS
 from experiments.bench.table import print_rows
 from experiments.bench.timing import DifferentWork, Disturbance, Work, alternate, check_agreement, compare
 from jaxpurify import records
-from jaxpurify.cli.memory import keep_memory, restart_with_huge_pages
+from jaxpurify.cli.memory import keep_memory, restart_with_large_heaps
 
 ROWS: dict[str, tuple[str, Callable[[bool], Work]]] = {
     "langevin-conv": ("Langevin, conv energy nf 32, batch 64", langevin.conv),
@@ -201,5 +201,5 @@ class _Operations(TorchDispatchMode):
 
 
 if __name__ == "__main__":
-    restart_with_huge_pages()
+    restart_with_large_heaps()
     sys.exit(main())

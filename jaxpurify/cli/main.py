@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 import sys
 
-from jaxpurify.cli.memory import keep_memory, restart_with_huge_pages
+from jaxpurify.cli.memory import keep_memory, restart_with_large_heaps
 
 COMMANDS = {
     "demo": "the main job on scanned digits: poison, purify, train, report",
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run() -> None:
     """The console command. An interrupt leaves at once: threads of XLA that still compile must not meet an exit."""
-    restart_with_huge_pages()
+    restart_with_large_heaps()
     status = main()
     if status == 130:
         sys.stdout.flush()

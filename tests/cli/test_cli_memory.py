@@ -1,4 +1,4 @@
-"""Freed memory stays with the process, in huge pages, where the C library and the system can do that."""
+"""Freed memory stays with the process where the C library can do that."""
 
 import json
 import subprocess
@@ -33,9 +33,9 @@ print(faults[-1])
 RESTART = """
 import json, os, sys
 from jaxpurify.cli import memory
-memory._offered = lambda: True
+memory._can_be_large = lambda: True
 before = os.environ.get("GLIBC_TUNABLES")
-memory.restart_with_huge_pages()
+memory.restart_with_large_heaps()
 print(json.dumps([before, os.getpid(), sys.argv[1:], sys.flags.dev_mode]))
 """
 
@@ -64,34 +64,37 @@ def test_the_process_starts_anew_once_with_its_arguments(monkeypatch, before):
     command = [sys.executable, "-X", "dev", "-c", RESTART, "one", "two words"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         tunables, identity, arguments, development = json.loads(process.communicate()[0])
-    assert tunables == ":".join(filter(None, (before, "glibc.malloc.hugetlb=1")))
+    assert tunables == ":".join(filter(None, (before, "glibc.malloc.hugetlb=1073741824")))
     assert identity == process.pid and arguments == ["one", "two words"] and development
 
 
 def test_a_choice_of_the_user_stays(monkeypatch):
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
-    monkeypatch.setattr(memory, "_offered", lambda: True)
+    monkeypatch.setattr(memory, "_can_be_large", lambda: True)
     monkeypatch.setattr(memory.os, "execv", lambda *command: pytest.fail(f"started {command}"))
-    memory.restart_with_huge_pages()
+    memory.restart_with_large_heaps()
     assert memory.os.environ["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=0"
 
 
 @pytest.mark.parametrize(
-    ("system", "library", "offered"),
-    [
-        ("always [madvise] never\n", "glibc 2.36", True),
-        ("always [madvise] never\n", "glibc 2.9", False),
-        ("[always] madvise never\n", "glibc 2.36", False),
-        ("always madvise [never]\n", "glibc 2.36", False),
-        (None, "glibc 2.36", False),
-    ],
+    ("known", "library", "can"),
+    [(True, "glibc 2.36", True), (True, "glibc 2.9", False), (True, None, False), (False, "glibc 2.36", False)],
 )
-def test_huge_pages_are_asked_for_where_that_changes_something(monkeypatch, tmp_path, system, library, offered):
-    if system is not None:
-        (tmp_path / "enabled").write_text(system)
-    monkeypatch.setattr(memory, "_SYSTEM_HUGE_PAGES", tmp_path / "enabled")
+def test_heaps_are_asked_for_where_there_are_pages_of_the_size(monkeypatch, tmp_path, known, library, can):
+    monkeypatch.setattr(memory, "_SYSTEM_PAGES", tmp_path if known else tmp_path / "absent")
+    monkeypatch.setattr(memory.os, "confstr_names", {"CS_GNU_LIBC_VERSION": 2})
     monkeypatch.setattr(memory.os, "confstr", lambda name: library)
-    assert memory._offered() is offered
+    assert memory._can_be_large() is can
+
+
+@linux
+@pytest.mark.skipif(not memory._can_be_large(), reason="this system has no huge pages of 1 GB")
+def test_large_blocks_of_a_thread_stay_in_large_heaps(monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    assert faults_of_the_third_block(2, 100) > 16
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1073741824")
+    assert faults_of_the_third_block(2, 100) < 16
+    assert faults_of_the_third_block(1, 100) < 16
 
 
 def test_nothing_happens_elsewhere(monkeypatch):
