@@ -22,6 +22,8 @@ from jaxpurify.sharding import by_shares, data_mesh, replicate, shard
 from jaxpurify.struct import as_operand
 from jaxpurify.types import Purifier, StoredImages
 
+_PIXELS = 1 << 15  # that a step between sizes of batches has at least
+
 
 def purify(
     purifier: Purifier,
@@ -45,7 +47,8 @@ def purify(
         hosts, each purifies its own.
       batch_size: the most images in flight, rounded up to a multiple of the number of devices. Batches are of one
         size: the next power of 2 where one is enough for N images, else as small as as many batches allow, in steps of
-        a 32nd of the most, or of more batches of at least three quarters of it where fewer images fill them up.
+        a 32nd of the most, or of more batches of at least three quarters of it where fewer images fill them up. Small
+        images take coarser steps, of 2¹⁵ pixels: of 32 at 32 × 32, and whole batches at 8 × 8.
       mesh: devices to use; default all of this process.
       directory: where finished batches are kept, so that the same call continues after a kill. The caller
         removes it once the result is safe.
@@ -72,7 +75,7 @@ def purify(
         raise ValueError(f"batch_size={batch_size}; it must be at least 1")
     purifier = as_operand(purifier)
     mesh = data_mesh() if mesh is None else mesh
-    batch_size = _static_batch(len(images), batch_size, mesh.size)
+    batch_size = _static_batch(images.shape, batch_size, mesh.size)
     check_filters(purifier)
     if isinstance(purifier, TopEnergy) and purifier.compat:
         raise ValueError(
@@ -115,13 +118,16 @@ def purify(
     return np.array(result)
 
 
-def _static_batch(count: int, most: int, devices: int) -> int:
-    """The one size of all batches, a multiple of `devices`."""
+def _static_batch(shape: tuple[int, ...], most: int, devices: int) -> int:
+    """The one size of all batches for images of `shape` [N, H, W, C], a multiple of `devices`."""
+    count, height, width, _ = shape
+    # Every size is a program of its own, which takes longer to compile than so few pixels take to purify: the demo's
+    # digits needed ten programs, and 24 seconds for them, where two do.
+    least = min(most, max(_PIXELS // (height * width), 1))
     if count <= most:  # a few photographs must not cost a whole batch, nor 26 and 28 of them two compiled programs
-        return _round_up(min(most, 1 << max(count - 1, 0).bit_length()), devices)
+        return _round_up(min(most, max(1 << max(count - 1, 0).bit_length(), least)), devices)
     most = _round_up(most, devices)
-    # 130 in two of 68 rather than of 128, the last filled up; few sizes, as each is a program of its own.
-    unit = _round_up(max(most // 32, 1), devices)
+    unit = _round_up(max(most // 32, least), devices)  # 130 in two of 68 rather than of 128, the last filled up
     fewest = -(-count // most)
     sizes = [min(_round_up(-(-count // batches), unit), most) for batches in range(fewest, 2 * fewest)]
     sizes = sizes[:1] + [size for size in sizes if 4 * size >= 3 * most]

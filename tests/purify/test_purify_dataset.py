@@ -96,9 +96,28 @@ def test_there_is_one_batch_shape(stored):
 def test_batches_are_no_larger_than_the_images_need(stored, count, most, devices, calls):
     CALLS.clear()
     mesh = data_mesh(jax.devices()[:devices])
-    purified = purify(Darken(), stored[:count], key=KEY, batch_size=most, mesh=mesh)
+    photographs = np.repeat(np.repeat(stored[:count], 23, 1), 23, 2)  # of more than 2¹⁵ pixels
+    purified = purify(Darken(), photographs, key=KEY, batch_size=most, mesh=mesh)
     assert calls == CALLS
-    np.testing.assert_array_equal(purified, purify(Darken(), stored[:count], key=KEY, batch_size=128))
+    np.testing.assert_array_equal(purified[:, ::23, ::23], purify(Darken(), stored[:count], key=KEY, batch_size=128))
+
+
+@pytest.mark.parametrize(("count", "size", "most", "calls"), [
+    (2, 8, 128, [128]),
+    (200, 8, 128, [128, 128]),
+    (21, 8, 16, [16, 16]),
+    (2, 32, 128, [32]),
+    (33, 32, 128, [64]),
+    (130, 32, 128, [96, 96]),  # not two of 68
+    (2, 64, 128, [8]),
+])  # fmt: skip
+def test_small_images_need_few_programs(stored, count, size, most, calls):
+    CALLS.clear()
+    images = np.repeat(np.repeat(stored[:count], size // 8, 1), size // 8, 2)
+    purified = purify(Darken(), images, key=KEY, batch_size=most, mesh=one_device())
+    assert calls == CALLS
+    smallest = purify(Darken(), stored[:count], key=KEY, batch_size=1, mesh=one_device())
+    np.testing.assert_array_equal(purified[:, :: size // 8, :: size // 8], smallest)
 
 
 def test_plain_functions_are_purifiers_too(stored, tmp_path):
