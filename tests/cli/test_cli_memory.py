@@ -89,6 +89,14 @@ def test_heaps_are_asked_for_where_there_are_pages_of_the_size(monkeypatch, tmp_
 
 @linux
 @pytest.mark.skipif(not memory._can_be_large(), reason="this system has no huge pages of 1 GB")
+def test_no_large_heaps_where_addresses_are_limited():
+    program = "from jaxpurify.cli import memory; print(memory._can_be_large())"
+    command = ["sh", "-c", f'ulimit -v 8000000; "{sys.executable}" -c "{program}"']
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+@linux
+@pytest.mark.skipif(not memory._can_be_large(), reason="this system has no huge pages of 1 GB")
 def test_large_blocks_of_a_thread_stay_in_large_heaps(monkeypatch):
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     assert faults_of_the_third_block(2, 100) > 16
