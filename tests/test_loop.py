@@ -11,6 +11,7 @@ import pytest
 
 from jaxpurify import loop
 from jaxpurify.networks import ConvEnergy, freeze
+from jaxpurify.sharding import data_mesh, shard
 from jaxpurify.struct import static, struct
 
 START = jnp.linspace(0.0, 1.0, 12).reshape(3, 4)
@@ -100,6 +101,49 @@ def test_a_loop_is_a_part_of_a_longer_one():
     loop.repeat(wave_only, START, 3, jnp.float32(3.7), progress=report)
     assert reports == [(10, 30), (12, 30), (14, 30), (16, 30)]
     assert loop.part_of(None, 10, 30) is None
+
+
+def with_total(images):
+    return jnp.concatenate([images, images.sum(1, keepdims=True)], 1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "most", "at_once"),
+    [
+        (32, 8, 32),  # eight on each of the four devices
+        (32, 2, 8),
+        (32, 3, 8),  # in four pieces of two a device, for three do not divide eight
+        (28, 2, 4),  # seven a device have no pieces but single ones
+        (52, 4, 52),  # thirteen would be all single
+        (9, 1, 3),  # three devices share nine
+        (1, 4, 1),
+    ],
+)
+def test_pieces_are_parts_of_every_devices_share(rows, most, at_once, monkeypatch):
+    sizes = []
+
+    def function(images):
+        sizes.append(len(images))
+        return with_total(images)
+
+    images = jax.random.normal(jax.random.key(0), (rows, 5))
+    np.testing.assert_array_equal(loop.in_pieces(function, images, most), with_total(images))
+    assert sizes == [at_once]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    np.testing.assert_array_equal(loop.in_pieces(function, images, most), with_total(images))
+    assert sizes == [at_once, rows]
+
+
+def test_pieces_need_nothing_of_other_devices():
+    mesh = data_mesh()
+    images = shard(mesh, jnp.arange(160.0).reshape(32, 5))
+    program = jax.jit(lambda images: loop.in_pieces(with_total, images, 2)).lower(images).compile()
+    np.testing.assert_array_equal(program(images), with_total(images))
+    assert program.output_shardings.is_equivalent_to(images.sharding, 2)
+    text = program.as_text()
+    assert "f32[2,5]" in text  # two of the 32 rows on each device
+    for collective in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
+        assert collective not in text
 
 
 def test_no_progress_inside_of_a_trace():

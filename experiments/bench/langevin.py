@@ -38,6 +38,10 @@ class Bfloat16:
     def __call__(self, images: Images) -> Energies:
         return self.energy(images.astype(jnp.bfloat16)).astype(jnp.float32)
 
+    @property
+    def pixels_at_once(self) -> int | None:
+        return getattr(self.energy, "pixels_at_once", None)
+
 
 def conv(quick: bool, precision: str = "float32") -> Work:
     """Image-steps a second on the convolutional energy with 32 features, batch 64."""

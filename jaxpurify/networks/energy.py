@@ -77,6 +77,11 @@ class ResidualEnergy(nnx.Module):
       ValueError: `patch_size` below 1, or images of a height or width that is no multiple of 4 tiles.
     """
 
+    # Eight images of 32²: their maps of all layers stay in a core's cache. Image-steps a second on one core of an EPYC
+    # (Zen 4), 32 images at once against pieces of 8: 128 features 142 → 163, in bfloat16 178 → 214; 32 features 1,172 →
+    # 1,165, in bfloat16 1,196 → 1,489. `ConvEnergy` has few pixels in its wide layers and loses: 1,027 → 830.
+    pixels_at_once = 2**13
+
     def __init__(self, features: int = 128, channels: int = 3, patch_size: int = 1, *, rngs: nnx.Rngs):
         if patch_size < 1:
             raise ValueError(f"patch_size is {patch_size}; it must be at least 1")

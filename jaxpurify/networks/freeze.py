@@ -31,6 +31,11 @@ class Frozen:
         return getattr(nnx.merge(self.graphdef, self.state), self.method)(*args)
 
     @property
+    def pixels_at_once(self) -> int | None:
+        """For how many pixels at a time gradients are fastest on CPU; None: for all of them, or not known."""
+        return getattr(nnx.merge(self.graphdef, self.state), "pixels_at_once", None)
+
+    @property
     def features(self) -> "Frozen":
         """The same weights as a function from images to the classifier's penultimate features [B, F]."""
         return dataclasses.replace(self, method="features")

@@ -20,7 +20,7 @@ from jaxpurify.purify.combine import Average, Chain, Identity, Repeat
 from jaxpurify.purify.diffusion import Diffusion, add_noise, reverse_step, to_unit_range
 from jaxpurify.purify.filter import TopEnergy
 from jaxpurify.purify.jpeg import Jpeg
-from jaxpurify.purify.langevin import Langevin
+from jaxpurify.purify.langevin import Langevin, slopes
 from jaxpurify.purify.truncate import Truncate
 from jaxpurify.random import fold, normal
 from jaxpurify.struct import make_operands, static, struct
@@ -206,7 +206,7 @@ def _smoothed_step(images, index, first, purifier, keys, difference):
 @jax.custom_vjp
 def _slope(energy, images, difference):
     """The gradient of an energy; its own derivative is a central difference at the distance `difference`."""
-    return jax.grad(lambda x: energy(x).sum())(images)
+    return slopes(energy, images)
 
 
 def _slope_forward(energy, images, difference):

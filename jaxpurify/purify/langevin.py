@@ -81,8 +81,19 @@ def langevin_update(
 ) -> Images:
     """One Langevin step with the given noise [B, H, W, C] ~ N(0, I)."""
     seen = images + step_size * noise / 2 if midpoint else images
-    gradient = jax.grad(lambda x: energy(x).sum())(seen)
-    return images - (step_size**2 / (2 * temperature)) * gradient + step_size * noise
+    return images - (step_size**2 / (2 * temperature)) * slopes(energy, seen) + step_size * noise
+
+
+def slopes(energy: Energy, images: Images) -> Images:
+    """∇E of every image by itself, [B, H, W, C]; on CPU for as many at once as the energy says (`pixels_at_once`)."""
+
+    def together(images):
+        return jax.grad(lambda x: energy(x).sum())(images)
+
+    pixels = getattr(energy, "pixels_at_once", None)
+    if pixels is None:
+        return together(images)
+    return loop.in_pieces(together, images, max(1, pixels // (images.shape[1] * images.shape[2])))
 
 
 def langevin_step(

@@ -242,6 +242,30 @@ def test_max_pool_passes_not_a_number_on():
     np.testing.assert_array_equal(jnp.isnan(lowering.max_pool(images, 2))[0, :, :, 0], [[True, False], [False, True]])
 
 
+@pytest.mark.parametrize("window", [1, 2, 3])
+def test_average_pool_is_the_mean_with_all_its_derivatives(window):
+    def plain(images):
+        tiles = images.reshape(2, 6 // window, window, 12 // window, window, 3)
+        return tiles.mean((2, 4))
+
+    images, direction = jax.random.normal(jax.random.key(5), (2, 2, 6, 12, 3))
+
+    def results(pool):
+        def curved(images):
+            return (pool(images) ** 3).sum()
+
+        forward = jax.jvp(pool, (images,), (direction,))
+        return *forward, jax.grad(curved)(images), jax.jvp(jax.grad(curved), (images,), (direction,))[1]
+
+    for found, expected in zip(
+        results(lambda images: lowering.average_pool(images, window)), results(plain), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    rough = lowering.average_pool(images.astype(jnp.bfloat16), window)
+    assert rough.dtype == jnp.bfloat16
+    np.testing.assert_allclose(rough.astype(jnp.float32), plain(images), atol=0.02)
+
+
 def test_average_pool_and_upsample():
     images = jnp.arange(2 * 4 * 4 * 3, dtype=jnp.float32).reshape(2, 4, 4, 3)
     np.testing.assert_allclose(lowering.average_pool(images, 2)[0, 0, 0], images[0, :2, :2].mean((0, 1)))

@@ -1,16 +1,17 @@
 """Langevin dynamics: the published numbers, the exact law on a Gaussian, refusals."""
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
 
-from jaxpurify.networks import freeze, from_torch
-from jaxpurify.purify.langevin import Langevin, langevin_update
+from jaxpurify.networks import ConvEnergy, ResidualEnergy, freeze, from_torch
+from jaxpurify.purify.langevin import Langevin, langevin_update, slopes
 from jaxpurify.random import fold, image_keys, normal
-from jaxpurify.struct import struct
-from jaxpurify.types import Energies, Images
+from jaxpurify.struct import static, struct
+from jaxpurify.types import Energies, Energy, Images
 from tests.networks.golden import PARAMETERS, signed_images, summary, tensors
 
 update = jax.jit(langevin_update)
@@ -76,6 +77,26 @@ def test_midpoint_chains_on_a_gaussian_have_the_exact_temperature():
     assert abs(ends.mean() - mean) < 4 * np.sqrt(temperature / ends.size)
     published = np.asarray(Langevin(Gaussian(mean), step_size, temperature, 60)(keys, chains), np.float64)
     assert abs(published.var() / temperature - 4 / 3) < 0.02
+
+
+@struct
+class InPieces:
+    energy: Energy
+    pixels_at_once: int | None = static(default=None)
+
+    def __call__(self, images: Images) -> Energies:
+        return self.energy(images)
+
+
+def test_pieces_change_nothing():
+    energy = freeze(ResidualEnergy(4, channels=1, rngs=nnx.Rngs(0)))
+    assert energy.pixels_at_once == 8 * 32**2
+    assert freeze(ConvEnergy(4, size=8, rngs=nnx.Rngs(0))).pixels_at_once is None
+    images = jax.random.uniform(jax.random.key(1), (16, 8, 8, 1))
+    whole = slopes(InPieces(energy), images)
+    assert np.abs(whole).max() > 1e-3
+    for pixels in (1, 64, 200):  # one image a device, one, and two of four
+        np.testing.assert_allclose(slopes(InPieces(energy, pixels), images), whole, rtol=1e-5, atol=1e-7)
 
 
 def test_no_steps_change_nothing(energies, images):
